@@ -1,0 +1,126 @@
+//! The decision record: which stores were considered, in order, what each said, and how long it took.
+//! `doctor`, logs and errors all print this one thing.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    refusal::Unavailable,
+    strength::{StoreId, Strength, Tier},
+};
+
+/// How a key was chosen.
+#[derive(Clone, Debug, Serialize)]
+pub struct Decision {
+    /// When the decision was made (Unix seconds in JSON).
+    #[serde(serialize_with = "unix_seconds")]
+    pub at: SystemTime,
+    /// The stores considered, in order; the last entry marked chosen holds the key.
+    pub considered: Vec<Considered>,
+    /// Whether a stronger store refused for a reason that may pass, so that it will be asked again.
+    pub provisional: bool,
+}
+
+/// One store in a decision.
+#[derive(Clone, Debug, Serialize)]
+pub struct Considered {
+    /// The store.
+    pub store: StoreId,
+    /// Its tier.
+    pub tier: Tier,
+    /// What it said.
+    pub outcome: Outcome,
+    /// How often it was asked.
+    pub attempts: u32,
+    /// How long all attempts took together (milliseconds in JSON).
+    #[serde(rename = "elapsed_ms", serialize_with = "milliseconds")]
+    pub elapsed: Duration,
+}
+
+/// What a store said.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its key is used.
+    Chosen {
+        /// Whether the key was made now (otherwise it was there already).
+        created: bool,
+        /// What the key was shown to be.
+        strength: Strength,
+    },
+    /// It could hold a key, as far as can be told without making one.
+    Available,
+    /// It refused.
+    Skipped(Unavailable),
+    /// A stronger store was chosen; this one was not asked.
+    NotAsked,
+}
+
+impl Decision {
+    /// The entry of the store whose key is used.
+    pub fn chosen(&self) -> Option<&Considered> {
+        self.considered
+            .iter()
+            .find(|c| matches!(c.outcome, Outcome::Chosen { .. }))
+    }
+
+    /// The refusals of the stores that were asked, in order.
+    pub fn refusals(&self) -> impl Iterator<Item = &Unavailable> {
+        self.considered.iter().filter_map(|c| match &c.outcome {
+            Outcome::Skipped(refusal) => Some(refusal),
+            _ => None,
+        })
+    }
+}
+
+/// One line a store: `tpm2      Hardware  skipped  not_present: …  (0.1 ms)`.
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, entry) in self.considered.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{entry}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Considered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<9} {:<9} ", self.store, self.tier)?;
+        match &self.outcome {
+            Outcome::Chosen { created, strength } => {
+                let how = if *created { "created" } else { "opened" };
+                write!(f, "chosen   {how}, strength {strength}")?;
+            }
+            Outcome::Available => f.write_str("available")?,
+            Outcome::Skipped(refusal) => {
+                write!(f, "skipped  {}: {}", refusal.reason, refusal.detail)?;
+                if let Some(native) = &refusal.native {
+                    write!(f, " [{native}]")?;
+                }
+                if !refusal.remedy.is_empty() {
+                    write!(f, " — {}", refusal.remedy)?;
+                }
+            }
+            Outcome::NotAsked => return f.write_str("not asked"),
+        }
+        if self.attempts > 1 {
+            write!(f, " after {} attempts", self.attempts)?;
+        }
+        write!(f, " ({:.1} ms)", self.elapsed.as_secs_f64() * 1e3)
+    }
+}
+
+fn unix_seconds<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+fn milliseconds<S: Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64((elapsed.as_secs_f64() * 1e6).round() / 1e3)
+}

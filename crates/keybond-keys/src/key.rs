@@ -1,0 +1,203 @@
+//! A key that is held: it signs, and that is all it does.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    decision::Decision,
+    error::KeyError,
+    evidence::{self, Evidence},
+    offload::Offload,
+    public_key::{KeyId, PublicKey},
+    scheme::SignatureScheme,
+    store::StoredKey,
+    strength::{StoreId, Strength},
+};
+
+/// A private key that stays where it is.
+///
+/// No method, trait or feature yields private material:
+///
+/// ```compile_fail
+/// fn steal(key: &keybond_keys::HeldKey) -> Vec<u8> {
+///     key.private_key()
+/// }
+/// ```
+///
+/// ```compile_fail
+/// fn copy(key: &keybond_keys::HeldKey) -> String {
+///     serde_json::to_string(key).unwrap()
+/// }
+/// ```
+///
+/// A cheap reference to it is an `Arc<HeldKey>`, as the provider returns it; the key itself cannot be cloned.
+///
+/// ```compile_fail
+/// fn duplicate(key: &keybond_keys::HeldKey) -> keybond_keys::HeldKey {
+///     key.clone()
+/// }
+/// ```
+pub struct HeldKey {
+    stored: Arc<dyn StoredKey>,
+    public: PublicKey,
+    strength: Strength,
+    evidence: Evidence,
+    decision: Arc<Decision>,
+    offload: Offload,
+    deadline: Duration,
+}
+
+impl HeldKey {
+    pub(crate) fn new(
+        stored: Arc<dyn StoredKey>,
+        public: PublicKey,
+        evidence: Evidence,
+        decision: Arc<Decision>,
+        offload: Offload,
+        deadline: Duration,
+    ) -> Self {
+        let strength = evidence.strength();
+        Self {
+            stored,
+            public,
+            strength,
+            evidence,
+            decision,
+            offload,
+            deadline,
+        }
+    }
+
+    /// The public key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The key's identity: SHA-256 of its SubjectPublicKeyInfo.
+    pub fn id(&self) -> KeyId {
+        self.evidence.key_id
+    }
+
+    /// The store that holds the key.
+    pub fn store(&self) -> StoreId {
+        self.evidence.store
+    }
+
+    /// What the key was shown to be.
+    pub fn strength(&self) -> Strength {
+        self.strength
+    }
+
+    /// What it was shown by.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// How it was chosen.
+    pub fn decision(&self) -> &Arc<Decision> {
+        &self.decision
+    }
+
+    /// The schemes in which the key was shown to sign, strongest family first.
+    pub fn schemes(&self) -> &[SignatureScheme] {
+        &self.evidence.verified
+    }
+
+    /// Whether the key signs in `scheme`.
+    pub fn supports(&self, scheme: SignatureScheme) -> bool {
+        self.schemes().contains(&scheme)
+    }
+
+    /// Signs `message`: hashes it with the scheme's hash, then as [`HeldKey::sign_digest`].
+    ///
+    /// # Errors
+    /// As [`HeldKey::sign_digest`].
+    pub async fn sign(&self, scheme: SignatureScheme, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.sign_digest(scheme, &scheme.hash().digest(message))
+            .await
+    }
+
+    /// Signs a digest of exactly `scheme.hash().len()` bytes; the signature is 256 bytes, big endian.
+    ///
+    /// A key in memory signs where it is asked (well under a millisecond on the machines measured); any other
+    /// signs on a thread of its own, and the caller waits at most for the key's deadline. Dropping the future
+    /// returns at once.
+    ///
+    /// # Errors
+    /// [`KeyError::UnsupportedScheme`] and [`KeyError::DigestLength`] before the key is touched,
+    /// [`KeyError::DeadlineExceeded`] when the device hangs, [`KeyError::Refused`] with the device's answer.
+    pub async fn sign_digest(
+        &self,
+        scheme: SignatureScheme,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, KeyError> {
+        self.check(scheme, digest)?;
+        if self.stored.is_quick() {
+            return Ok(self.stored.sign_digest(scheme, digest)?);
+        }
+        let stored = Arc::clone(&self.stored);
+        let digest = digest.to_vec();
+        let signed = self
+            .offload
+            .run(self.deadline, move || stored.sign_digest(scheme, &digest))
+            .await?;
+        Ok(signed?)
+    }
+
+    /// [`HeldKey::sign_digest`] for threads that may block. There is no deadline but the device's own.
+    ///
+    /// # Errors
+    /// As [`HeldKey::sign_digest`], without the deadline.
+    pub fn sign_digest_blocking(
+        &self,
+        scheme: SignatureScheme,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, KeyError> {
+        self.check(scheme, digest)?;
+        Ok(self.stored.sign_digest(scheme, digest)?)
+    }
+
+    /// Proves that the key still works: one real signature over a fresh random message, strictly verified.
+    ///
+    /// # Errors
+    /// [`KeyError::Refused`] with the device's answer, or [`KeyError::DeadlineExceeded`].
+    pub async fn prove_alive(&self) -> Result<(), KeyError> {
+        let stored = Arc::clone(&self.stored);
+        let public = self.public.clone();
+        let (store, scheme) = (self.store(), self.schemes()[0]);
+        let proven = self
+            .offload
+            .run(self.deadline, move || {
+                evidence::try_scheme(store, &*stored, &public, scheme)
+            })
+            .await?;
+        Ok(proven?)
+    }
+
+    fn check(&self, scheme: SignatureScheme, digest: &[u8]) -> Result<(), KeyError> {
+        if !self.supports(scheme) {
+            return Err(KeyError::UnsupportedScheme {
+                scheme,
+                offered: self.schemes().to_vec(),
+            });
+        }
+        let expected = scheme.hash().len();
+        if digest.len() != expected {
+            return Err(KeyError::DigestLength {
+                scheme,
+                expected,
+                given: digest.len(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HeldKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldKey")
+            .field("store", &self.store())
+            .field("strength", &self.strength)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+//! Threads that are allowed to wait for a device, so that no async worker ever does (invariant I6).
+//!
+//! 1. At most `limit` threads exist for one pool; they are started on demand and end when idle.
+//! 2. A job that its caller stopped waiting for still runs to its end on its thread (a device call cannot
+//!    be taken back), but a job that has not started by then is dropped unrun.
+//! 3. Nothing here ties an async runtime to a hung device: the threads are nobody's children.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use crate::error::KeyError;
+
+/// How long an idle thread waits for the next job.
+const IDLE: Duration = Duration::from_secs(10);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A small pool of threads that may block.
+#[derive(Clone)]
+pub(crate) struct Offload {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Offload {
+    /// A pool of at most `limit` threads.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                queue: Mutex::default(),
+                work: Condvar::new(),
+                limit,
+            }),
+        }
+    }
+
+    /// Runs `job` on a thread of the pool and waits for its result, at most until `deadline` has passed.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, KeyError> {
+        let (answer, result) = oneshot::channel();
+        self.submit(Box::new(move || {
+            if !answer.is_closed() {
+                // Err means that the caller has gone; its result has nowhere to go.
+                let _ = answer.send(job());
+            }
+        }))?;
+        match tokio::time::timeout(deadline, result).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) => Err(KeyError::Local {
+                what: "key operation".into(),
+                cause: "the operation panicked".into(),
+            }),
+            Err(_) => Err(KeyError::DeadlineExceeded { after: deadline }),
+        }
+    }
+
+    fn submit(&self, job: Job) -> Result<(), KeyError> {
+        let mut queue = self.shared.lock();
+        queue.jobs.push_back(job);
+        if queue.idle >= queue.jobs.len() || queue.threads == self.shared.limit {
+            self.shared.work.notify_one();
+            return Ok(());
+        }
+        queue.threads += 1;
+        drop(queue);
+        let shared = Arc::clone(&self.shared);
+        let started = thread::Builder::new()
+            .name("keybond-device".into())
+            .spawn(move || {
+                // Restores the count even if a job panics; the queue itself is never left half-changed.
+                let _exit = OnExit(&shared);
+                shared.serve();
+            });
+        if let Err(error) = started {
+            let mut queue = self.shared.lock();
+            queue.threads -= 1;
+            // With a thread alive the job will be served; without one it would wait for nobody.
+            if queue.threads == 0 {
+                queue.jobs.clear();
+                return Err(KeyError::Local {
+                    what: "cannot start a thread for the key's device".into(),
+                    cause: error.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self) {
+        let mut queue = self.lock();
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                drop(queue);
+                job();
+                queue = self.lock();
+                continue;
+            }
+            queue.idle += 1;
+            let (guard, timeout) = self
+                .work
+                .wait_timeout(queue, IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            queue = guard;
+            queue.idle -= 1;
+            if timeout.timed_out() && queue.jobs.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+struct OnExit<'a>(&'a Shared);
+
+impl Drop for OnExit<'_> {
+    fn drop(&mut self) {
+        self.0.lock().threads -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_hung_job_costs_its_caller_the_deadline_and_others_nothing() {
+        let pool = Offload::new(2);
+        let (release, hung) = mpsc::channel::<()>();
+        let slow = pool.run(Duration::from_millis(20), move || hung.recv());
+        let error = slow.await.expect_err("the job hangs");
+        assert!(
+            matches!(error, KeyError::DeadlineExceeded { .. }),
+            "{error}"
+        );
+        assert_eq!(
+            pool.run(LONG, || 7)
+                .await
+                .expect("the second thread is free"),
+            7
+        );
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_panicking_job_is_an_error_and_the_pool_lives_on() {
+        let pool = Offload::new(1);
+        let error = pool
+            .run(LONG, || panic!("boom"))
+            .await
+            .map(|_: ()| ())
+            .expect_err("it panicked");
+        assert_eq!(error.code(), "key_local_failure");
+        assert_eq!(pool.run(LONG, || 1).await.expect("a new thread serves"), 1);
+    }
+
+    #[tokio::test]
+    async fn never_more_threads_than_the_limit() {
+        let pool = Offload::new(3);
+        let jobs = (0..50).map(|n| {
+            let pool = pool.clone();
+            tokio::spawn(async move { pool.run(LONG, move || n).await })
+        });
+        let mut sum = 0;
+        for job in jobs.collect::<Vec<_>>() {
+            sum += job.await.expect("task").expect("job");
+        }
+        assert_eq!(sum, (0..50).sum());
+        assert!(pool.shared.lock().threads <= 3);
+    }
+}
