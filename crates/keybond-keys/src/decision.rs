@@ -77,6 +77,13 @@ impl Decision {
     }
 }
 
+impl Considered {
+    /// Whether the store refused for a reason that may pass.
+    pub fn may_pass(&self) -> bool {
+        matches!(&self.outcome, Outcome::Skipped(refusal) if refusal.retryable)
+    }
+}
+
 /// One line a store: `tpm2      Hardware  skipped  not_present: …  (0.1 ms)`.
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

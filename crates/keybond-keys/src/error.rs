@@ -12,11 +12,12 @@ use crate::{
 pub enum KeyError {
     /// The strongest key this machine offers is weaker than the floor.
     #[error(
-        "min_strength_not_met: the strongest key here has strength {have}, the floor is {need}\n{decision}"
+        "min_strength_not_met: the strongest key here has strength {}, the floor is {need}\n{decision}",
+        have.map_or("none", Strength::name)
     )]
     MinStrengthNotMet {
-        /// What the key was shown to be.
-        have: Strength,
+        /// What the key was shown to be, or what a weaker store would offer; `None` if nothing would.
+        have: Option<Strength>,
         /// The floor.
         need: Strength,
         /// How the key was chosen.

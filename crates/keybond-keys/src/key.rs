@@ -116,7 +116,7 @@ impl HeldKey {
             .await
     }
 
-    /// Signs a digest of exactly `scheme.hash().len()` bytes; the signature is 256 bytes, big endian.
+    /// Signs a digest of exactly `scheme.hash().digest_len()` bytes; the signature is 256 bytes, big endian.
     ///
     /// A key in memory signs where it is asked (well under a millisecond on the machines measured); any other
     /// signs on a thread of its own, and the caller waits at most for the key's deadline. Dropping the future
@@ -180,7 +180,7 @@ impl HeldKey {
                 offered: self.schemes().to_vec(),
             });
         }
-        let expected = scheme.hash().len();
+        let expected = scheme.hash().digest_len();
         if digest.len() != expected {
             return Err(KeyError::DigestLength {
                 scheme,

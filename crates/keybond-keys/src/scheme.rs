@@ -22,7 +22,7 @@ pub enum HashAlgorithm {
 
 impl HashAlgorithm {
     /// Length of a digest in bytes; also the PSS salt length.
-    pub const fn len(self) -> usize {
+    pub const fn digest_len(self) -> usize {
         match self {
             Self::Sha256 => 32,
             Self::Sha384 => 48,
@@ -142,7 +142,7 @@ mod tests {
             HashAlgorithm::Sha384,
             HashAlgorithm::Sha512,
         ] {
-            assert_eq!(hash.digest(b"keybond").len(), hash.len());
+            assert_eq!(hash.digest(b"keybond").len(), hash.digest_len());
         }
     }
 }

@@ -28,12 +28,19 @@ pub trait KeyStore: Send + Sync + 'static {
     /// (no permission, busy, damaged, made by another device) is an [`Unavailable`].
     fn open(&self, name: &KeyName) -> Result<Option<Box<dyn StoredKey>>, Unavailable>;
 
-    /// Makes a new RSA-2048 key called `name`. Called only after [`KeyStore::open`] answered `None` or after
-    /// the key there was shown to be dead. If another process was faster, its key is returned.
+    /// Makes a new RSA-2048 key called `name`. Called only after [`KeyStore::open`] answered `None`, or after
+    /// what is there was shown to be lost ([`Reason::Dead`](crate::Reason::Dead), `Corrupt`, `Foreign`): then
+    /// files are set aside, not deleted.
     fn create(&self, name: &KeyName) -> Result<Box<dyn StoredKey>, Unavailable>;
 
     /// Deletes the key called `name`; `Ok(false)` if there was none.
     fn delete(&self, name: &KeyName) -> Result<bool, Unavailable>;
+
+    /// Whether keys live on when the process ends, so that other processes find them and creation must be
+    /// locked on the machine.
+    fn outlives_process(&self) -> bool {
+        true
+    }
 }
 
 /// One key inside a store. There is no method that yields the private part.
@@ -45,7 +52,7 @@ pub trait StoredKey: Send + Sync + 'static {
     /// The schemes this key claims to support. Each is tried before it is offered to anybody.
     fn schemes(&self) -> Vec<SignatureScheme>;
 
-    /// Signs a digest of exactly `scheme.hash().len()` bytes. PSS uses a salt of the same length.
+    /// Signs a digest of exactly `scheme.hash().digest_len()` bytes. PSS uses a salt of the same length.
     fn sign_digest(&self, scheme: SignatureScheme, digest: &[u8]) -> Result<Vec<u8>, Unavailable>;
 
     /// What the device says about this key, read back from it.

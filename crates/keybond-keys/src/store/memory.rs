@@ -46,6 +46,10 @@ impl KeyStore for MemoryStore {
     fn delete(&self, _name: &KeyName) -> Result<bool, Unavailable> {
         Ok(false)
     }
+
+    fn outlives_process(&self) -> bool {
+        false
+    }
 }
 
 struct MemoryKey(RsaKeyPair);
