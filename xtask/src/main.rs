@@ -1,4 +1,51 @@
 //! `cargo xtask <command>`: every check and chore of this repository under one name.
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
-fn main() {}
+mod check;
+mod run;
+mod setup;
+mod test;
+
+use std::{env, process::ExitCode};
+
+const HELP: &str = "\
+Usage: cargo xtask <command>
+
+  demo [options]   the whole way of a bound token, on loopback (options: those of `keybond demo`)
+  test             setup, check, every test; ends with the totals
+  check            formatting, lints, documentation, dependencies
+  setup            installs the system packages and cargo tools that the tests need
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (command, rest) = match arguments.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    let outcome = match (command, rest) {
+        ("demo", options) => test::demo(options),
+        ("test", []) => test::test(),
+        ("check", []) => setup::cargo_tools().and_then(|()| check::check()),
+        ("setup", []) => setup::everything(),
+        ("help" | "--help" | "-h", _) => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => {
+            eprint!(
+                "error: unknown command or argument: {}\n\n{HELP}",
+                arguments.join(" ")
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

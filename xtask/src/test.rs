@@ -1,0 +1,128 @@
+//! The test command and the demo.
+
+use std::time::Instant;
+
+use crate::{
+    check::check,
+    run::{Failure, follow, root, run},
+    setup,
+};
+
+/// `cargo xtask demo`: builds the command line and runs its demo.
+pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
+    let mut arguments = vec!["run", "--quiet", "--package", "keybond-cli", "--", "demo"];
+    arguments.extend(options.iter().map(String::as_str));
+    run_quietly(&arguments)
+}
+
+/// `cargo xtask test`: everything that must be true before a change lands.
+pub(crate) fn test() -> Result<(), Failure> {
+    let started = Instant::now();
+    setup::everything()?;
+    check()?;
+
+    let mut totals = Totals::default();
+    let passed = follow(
+        "cargo",
+        &["test", "--workspace", "--no-fail-fast"],
+        |line| totals.read(line),
+    )?;
+    let readme = readme_commands();
+    let ended = started.elapsed().as_secs();
+    println!("\nall stages: {} min {} s", ended / 60, ended % 60);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        totals.passed, totals.failed, totals.ignored
+    );
+    readme?;
+    if !passed || totals.failed > 0 {
+        return Err("tests failed".into());
+    }
+    if totals.passed == 0 {
+        return Err("no test was run".into());
+    }
+    Ok(())
+}
+
+/// The sums of what the test runner says at the end of each suite.
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Totals {
+    fn read(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(count), Some(what)) = (
+                words.next().and_then(|word| word.parse::<u64>().ok()),
+                words.next(),
+            ) else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.ignored += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Runs every command of the README's first screen, but the one that is running already.
+fn readme_commands() -> Result<(), Failure> {
+    let readme = std::fs::read_to_string(root().join("README.md"))
+        .map_err(|error| format!("README.md: {error}"))?;
+    let screen = readme.split("\n## ").next().unwrap_or(&readme);
+    let mut seen = 0;
+    for line in screen.lines() {
+        let Some(command) = line.strip_prefix("$ ") else {
+            continue;
+        };
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words.as_slice() {
+            ["cargo", "xtask", "test"] => {}
+            ["cargo", arguments @ ..] => run("cargo", arguments)?,
+            _ => return Err(format!("README.md: no test runs `{command}`")),
+        }
+        seen += 1;
+    }
+    if seen == 0 {
+        Err("README.md: no command on the first screen".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn run_quietly(arguments: &[&str]) -> Result<(), Failure> {
+    let status = std::process::Command::new("cargo")
+        .args(arguments)
+        .status()
+        .map_err(|error| format!("cargo: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the demo failed ({status})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_add_up_over_suites() {
+        let mut totals = Totals::default();
+        totals.read("running 3 tests");
+        totals.read("test result: ok. 11 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.18s");
+        totals
+            .read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
+        assert_eq!((totals.passed, totals.failed, totals.ignored), (12, 3, 2));
+    }
+}
