@@ -54,8 +54,10 @@ pub use public_key::{InvalidPublicKey, KeyId, PublicKey, RSA_BITS};
 pub use refusal::{NativeCode, Reason, Unavailable};
 pub use scheme::{HashAlgorithm, SignatureScheme};
 pub use state::{StateDir, StateError, StateLock};
+#[cfg(unix)]
+pub use store::Tpm2Store;
 pub use store::{
-    ExportAttempt, InvalidKeyName, Isolation, KeyName, KeyProperties, KeyStore, MemoryStore,
-    Origin, StoredKey,
+    AbsentStore, ExportAttempt, InvalidKeyName, Isolation, KeyName, KeyProperties, KeyStore,
+    MemoryStore, Origin, StoredKey,
 };
 pub use strength::{StoreId, Strength, Tier, UnknownName};

@@ -194,7 +194,7 @@ mod tests {
         for job in jobs.collect::<Vec<_>>() {
             sum += job.await.expect("task").expect("job");
         }
-        assert_eq!(sum, (0..50).sum());
+        assert_eq!(sum, (0..50).sum::<i32>());
         assert!(pool.shared.lock().threads <= 3);
     }
 }

@@ -270,7 +270,7 @@ mod platform {
         let open = metadata.mode() & 0o077;
         if open != 0 {
             return Err(format!(
-                "its mode {:04o} lets others in; expected no access for group and others",
+                "its mode {:04o} lets others in; `chmod go-rwx` mends that",
                 metadata.mode() & 0o7777
             ));
         }

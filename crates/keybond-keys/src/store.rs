@@ -4,12 +4,20 @@
 //! [`KeyProvider`](crate::KeyProvider) above them decides which to ask, proves what they answer and keeps
 //! everything that must not block an async runtime on threads of its own.
 
+mod absent;
 mod memory;
+#[cfg(unix)]
+mod record;
+#[cfg(unix)]
+mod tpm2;
 
 use std::{fmt, path::PathBuf};
 
+pub use absent::AbsentStore;
 pub use memory::MemoryStore;
 use serde::Serialize;
+#[cfg(unix)]
+pub use tpm2::Tpm2Store;
 
 use crate::{refusal::Unavailable, scheme::SignatureScheme, strength::StoreId};
 
