@@ -50,25 +50,29 @@ impl Transport for Device {
 
     fn receive(&mut self, deadline: Instant) -> Result<Vec<u8>, Fault> {
         let mut response = vec![0; MAX_FRAME];
+        let mut filled = 0;
         loop {
             wait(&self.0, PollFlags::IN, deadline)?;
-            match self.0.read(&mut response) {
+            match self.0.read(&mut response[filled..]) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Ok(read) if read < HEADER => return Err(Fault::Length(read as u64)),
-                Ok(read) => {
-                    response.truncate(read);
-                    // The kernel gives a response in one piece; anything else is not a TPM.
-                    return match claimed_length(&response)? {
-                        claimed if claimed == read => Ok(response),
-                        claimed => Err(Fault::Length(claimed as u64)),
-                    };
-                }
+                // In one piece, as a rule; the kernel allows reading in several (Linux 4.20).
+                Ok(read) => filled += read,
                 Err(error)
                     if matches!(
                         error.kind(),
                         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                     ) => {}
                 Err(error) => return Err(error.into()),
+            }
+            if filled >= HEADER {
+                match claimed_length(&response)? {
+                    claimed if claimed == filled => {
+                        response.truncate(filled);
+                        return Ok(response);
+                    }
+                    claimed if claimed < filled => return Err(Fault::Length(claimed as u64)),
+                    _ => {}
+                }
             }
         }
     }

@@ -1,0 +1,120 @@
+//! The TPM's process killed at random instants: an error in time, then everything works again and nothing leaks.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use common::{assert_signs, bed, loaded, new_key, open};
+use keybond_tpm::{Hash, KeyRequest, Scheme};
+
+const PSS: Scheme = Scheme::Pss(Hash::Sha256);
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[test]
+fn killed_at_any_instant_the_next_call_after_a_restart_works() {
+    let (mut swtpm, tpm) = bed();
+    let tpm = tpm.with_timeout(LIMIT);
+    let key = new_key(&tpm);
+    let blob = key.blob().clone();
+    let (mut failed, mut done) = (0, 0);
+    for round in 0..24u32 {
+        let (tpm, blob, key) = (&tpm, &blob, &key);
+        thread::scope(|scope| {
+            let worker = scope.spawn(move || {
+                let began = Instant::now();
+                let result = match round % 3 {
+                    0 => tpm.create_key(&KeyRequest::default()).map(drop),
+                    1 => tpm.load(blob).map(drop),
+                    _ => key.sign_digest(PSS, &[7; 32]).map(drop),
+                };
+                assert!(
+                    began.elapsed() < LIMIT,
+                    "round {round}: {:?}",
+                    began.elapsed()
+                );
+                result
+            });
+            // Spread over the time that each kind of call takes.
+            thread::sleep(match round % 3 {
+                0 => Duration::from_millis(u64::from(round) * 3),
+                _ => Duration::from_micros(u64::from(round) * 120),
+            });
+            swtpm.kill();
+            match worker.join().unwrap() {
+                Ok(()) => done += 1,
+                Err(error) => {
+                    assert!(
+                        error.retryable() || error.errno().is_some(),
+                        "round {round}: {error}"
+                    );
+                    failed += 1;
+                }
+            }
+        });
+        swtpm.restart().unwrap();
+        assert_signs(key, PSS);
+    }
+    assert!(failed > 0, "no call was hit in {done} rounds");
+    drop((key, tpm));
+    assert_eq!(loaded(&swtpm), []);
+}
+
+#[test]
+fn a_tpm_that_is_down_is_an_error_at_once() {
+    let (mut swtpm, tpm) = bed();
+    let key = new_key(&tpm);
+    swtpm.kill();
+    let began = Instant::now();
+    let error = key.sign_digest(PSS, &[7; 32]).unwrap_err();
+    assert!(
+        began.elapsed() < Duration::from_millis(50),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(error.code(), "tpm_not_present", "{error}");
+    swtpm.restart().unwrap();
+    assert_signs(&key, PSS);
+}
+
+#[test]
+fn stopped_at_any_instant_and_left_behind_nothing_leaks() {
+    let (swtpm, tpm) = bed();
+    let key = new_key(&tpm);
+    let hurried = tpm.with_timeout(Duration::from_millis(60));
+    for round in 0..9u32 {
+        let (blob, hurried) = (key.blob(), &hurried);
+        thread::scope(|scope| {
+            let worker = scope.spawn(move || match round % 3 {
+                0 => hurried.create_key(&KeyRequest::default()).map(drop),
+                1 => hurried.load(blob).map(drop),
+                _ => hurried.ek_name().map(drop),
+            });
+            thread::sleep(Duration::from_micros(u64::from(round) * 150));
+            swtpm.stop();
+            // Done, or given up on: either is fine; that it comes back is the point.
+            let _ = worker.join().unwrap();
+            swtpm.cont();
+        });
+    }
+    assert_signs(&key, PSS);
+    assert!(tpm.transient_handles().unwrap().len() <= 3);
+    drop((key, tpm, hurried));
+    assert_eq!(loaded(&swtpm), []);
+}
+
+#[test]
+fn two_clients_take_turns_on_one_socket() {
+    let (swtpm, tpm) = bed();
+    let key = new_key(&tpm);
+    let blob = key.blob().clone();
+    // swtpm serves one connection at a time; the second client gets its turn when the first has been idle.
+    let other = open(&swtpm.address()).load(&blob).unwrap();
+    for _ in 0..2 {
+        assert_signs(&key, PSS);
+        assert_signs(&other, PSS);
+    }
+}
