@@ -1,0 +1,327 @@
+//! A running emulator.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    admin,
+    builder::Builder,
+    clock::Clock,
+    counters::Counters,
+    env::{self, Shell},
+    error::EmulatorError,
+    fault::Fault,
+    identity::Identity,
+    jwt::TokenSigner,
+    server::serve,
+    service::{Role, answer},
+    state::{State, pem},
+    tls::server_config,
+    world::{Addresses, World},
+    x509::Authority,
+};
+
+/// Azure on loopback, while this value lives. Dropping it stops the servers at once.
+pub struct Emulator {
+    world: Arc<World>,
+    servers: Vec<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// Sets up an emulator.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn start(builder: Builder) -> Result<Self, EmulatorError> {
+        let names = ["imds", "sts", "vault"];
+        let mut listeners = Vec::with_capacity(names.len());
+        for (server, port) in names.into_iter().zip(builder.ports) {
+            let address = SocketAddr::new(builder.bind, port);
+            let listen = async {
+                let listener = TcpListener::bind(address).await?;
+                let port = listener.local_addr()?.port();
+                Ok((listener, port))
+            };
+            listeners.push(listen.await.map_err(|cause| EmulatorError::Listen {
+                server,
+                address,
+                cause,
+            })?);
+        }
+        let host = url_host(&builder.settings.public_host);
+        let imds_host = if builder.bind.is_unspecified() {
+            host.clone()
+        } else {
+            url_host(&builder.bind.to_string())
+        };
+        let bind = builder.bind;
+        // Making keys takes a while, and reading state blocks.
+        let (world, tls) = tokio::task::spawn_blocking(move || prepare(builder, bind))
+            .await
+            .map_err(|_| EmulatorError::crypto("preparing keys"))??;
+        let [imds, sts, vault]: [_; 3] = listeners
+            .try_into()
+            .map_err(|_| EmulatorError::crypto("counting to three"))?;
+        let addresses = Addresses {
+            imds: format!("http://{imds_host}:{}", imds.1),
+            sts: format!("https://{host}:{}", sts.1),
+            vault: format!("https://{host}:{}", vault.1),
+        };
+        tracing::info!(
+            imds = addresses.imds,
+            sts = addresses.sts,
+            vault = addresses.vault,
+            "emulator started"
+        );
+        let world = Arc::new(world);
+        world.addresses.get_or_init(|| addresses);
+        let run = |role, name, listener, tls| {
+            let world = world.clone();
+            tokio::spawn(serve(name, listener, tls, move |request, peer| {
+                answer(world.clone(), role, request, peer)
+            }))
+        };
+        let servers = vec![
+            run(Role::Imds, "imds", imds.0, None),
+            run(Role::Sts, "sts", sts.0, Some(tls.clone())),
+            run(Role::Vault, "vault", vault.0, Some(tls)),
+        ];
+        Ok(Self { world, servers })
+    }
+
+    /// Where the Instance Metadata Service listens: `http://127.0.0.1:PORT`, without a slash at the
+    /// end.
+    pub fn imds_url(&self) -> String {
+        self.world.addresses().imds
+    }
+
+    /// Where the token service listens: `https://localhost:PORT`.
+    pub fn sts_url(&self) -> String {
+        self.world.addresses().sts
+    }
+
+    /// Where the vault listens: `https://localhost:PORT`.
+    pub fn vault_url(&self) -> String {
+        self.world.addresses().vault
+    }
+
+    /// The resource to ask a token for so that the vault accepts it.
+    pub fn vault_resource(&self) -> &'static str {
+        crate::vault::AUDIENCE
+    }
+
+    /// The tenant's id.
+    pub fn tenant_id(&self) -> &str {
+        &self.world.settings.tenant_id
+    }
+
+    /// The identities assigned to the emulated machine.
+    pub fn identities(&self) -> &[Identity] {
+        &self.world.settings.identities
+    }
+
+    /// The authority's certificate: what clients must trust.
+    pub fn ca_pem(&self) -> String {
+        pem("CERTIFICATE", self.world.authority.certificate())
+    }
+
+    /// The file with the authority's certificate: in the state folder, else in a temporary folder
+    /// that goes away with the emulator.
+    pub fn ca_file(&self) -> PathBuf {
+        self.world.state.ca_file()
+    }
+
+    /// The environment that sends clients here: names and values.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        env::variables(&self.world)
+    }
+
+    /// [`env`](Self::env) as lines to paste, each ended by a line feed.
+    pub fn env_lines(&self, shell: Shell) -> String {
+        env::lines(&self.world, shell)
+    }
+
+    /// How often each leg was asked.
+    pub fn counters(&self) -> Counters {
+        self.world.counting.snapshot()
+    }
+
+    /// Counts from zero again.
+    pub fn reset_counters(&self) {
+        self.world.counting.reset();
+    }
+
+    /// Makes a leg misbehave from the next request on. Several faults may be in force at once.
+    ///
+    /// # Errors
+    /// A fault that its leg cannot have.
+    pub fn inject(&self, fault: Fault) -> Result<(), EmulatorError> {
+        self.inject_all(vec![fault])
+    }
+
+    /// Makes legs misbehave: all of the faults come into force, or none.
+    ///
+    /// # Errors
+    /// A fault that its leg cannot have.
+    pub fn inject_all(&self, faults: Vec<Fault>) -> Result<(), EmulatorError> {
+        self.world.faults.inject(faults, self.world.clock.epoch())
+    }
+
+    /// The faults in force, with the requests and seconds that are left of them.
+    pub fn faults(&self) -> Vec<Fault> {
+        self.world.faults.list(self.world.clock.epoch())
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.world.faults.clear();
+    }
+
+    /// The emulator's time.
+    pub fn now(&self) -> SystemTime {
+        self.world.clock.now()
+    }
+
+    /// Moves the emulator's clock forward by whole seconds.
+    pub fn advance_clock(&self, by: Duration) {
+        self.world.clock.advance(by);
+    }
+
+    /// How long certificates issued from now on are valid.
+    ///
+    /// # Errors
+    /// Less than a second or more than ten years.
+    pub fn set_certificate_lifetime(&self, lifetime: Duration) -> Result<(), EmulatorError> {
+        self.world.set_certificate_lifetime(lifetime)
+    }
+
+    /// How long tokens issued from now on are valid.
+    ///
+    /// # Errors
+    /// Less than a second or more than ten years.
+    pub fn set_token_lifetime(&self, lifetime: Duration) -> Result<(), EmulatorError> {
+        self.world.set_token_lifetime(lifetime)
+    }
+
+    /// Makes the token service refuse a certificate, named by the base64url of the SHA-256 of its
+    /// DER (`x5t#S256`), with `invalid_client` and AADSTS1000610.
+    pub fn revoke(&self, thumbprint: &str) {
+        self.world.revoke(thumbprint, admin::REVOKED);
+    }
+
+    /// [`revoke`](Self::revoke) for every certificate issued since the start; how many these were.
+    pub fn revoke_all(&self) -> usize {
+        self.world.revoke_issued(admin::REVOKED)
+    }
+
+    /// Sets a secret of the vault.
+    ///
+    /// # Errors
+    /// The state folder could not be written.
+    pub fn set_secret(&self, name: &str, value: &str) -> Result<(), EmulatorError> {
+        self.world.set_secret(name, value).map(drop)
+    }
+
+    /// Stops the servers and ends their connections; returns when their ports are free.
+    pub async fn shutdown(mut self) {
+        for server in std::mem::take(&mut self.servers) {
+            server.abort();
+            // Aborting is what was asked for; there is nothing else to learn.
+            let _ = server.await;
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Emulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Emulator")
+            .field("addresses", &self.world.addresses())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens or makes what the servers need.
+fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, TlsAcceptor), EmulatorError> {
+    const KEY: &str = "PRIVATE KEY";
+
+    let state = State::open(builder.state_dir.as_deref())?;
+    let clock = Clock::new(builder.clock);
+    let now = clock.now();
+
+    let key = state.read_pem("ca.key", KEY, "the authority's key (PKCS #8, PEM)")?;
+    let certificate =
+        state.read_pem("ca.pem", "CERTIFICATE", "the authority's certificate (PEM)")?;
+    let authority = match (key, certificate) {
+        (Some(key), Some(certificate)) => {
+            Authority::open(&key, certificate).map_err(|_| EmulatorError::CorruptState {
+                path: state.ca_file(),
+                expected: "a certificate for the key in ca.key",
+            })?
+        }
+        (None, None) => {
+            let (key, certificate) = Authority::generate(now)?;
+            // The key first: a certificate without its key could not be used, nor told from a
+            // lost key.
+            state.write_pem("ca.key", KEY, &key)?;
+            state.write_pem("ca.pem", "CERTIFICATE", &certificate)?;
+            Authority::open(&key, certificate)?
+        }
+        (Some(_), None) | (None, Some(_)) => {
+            return Err(EmulatorError::CorruptState {
+                path: state.ca_file(),
+                expected: "the authority's key and certificate side by side (ca.key, ca.pem)",
+            });
+        }
+    };
+    let signer = match state.read_pem("sts.key", KEY, "the token service's key (PKCS #8, PEM)")? {
+        Some(key) => key,
+        None => {
+            let key = TokenSigner::generate()?;
+            state.write_pem("sts.key", KEY, &key)?;
+            key
+        }
+    };
+    let signer = TokenSigner::open(&signer)?;
+
+    let mut hosts = vec![
+        builder.settings.public_host.clone(),
+        "localhost".into(),
+        "127.0.0.1".into(),
+        "::1".into(),
+    ];
+    if !bind.is_unspecified() {
+        hosts.push(bind.to_string());
+    }
+    let mut seen = std::collections::HashSet::new();
+    hosts.retain(|host| seen.insert(host.clone()));
+    let (key, certificate) = authority.server(&hosts, now)?;
+    let tls = server_config(key, certificate, authority.certificate().to_vec())?;
+    let world = World::new(builder.settings, clock, authority, signer, state)?;
+    Ok((world, TlsAcceptor::from(Arc::new(tls))))
+}
+
+/// A host as it stands in a URL.
+fn url_host(host: &str) -> String {
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}

@@ -1,0 +1,110 @@
+//! Azure on loopback, for managed identity v2.
+//!
+//! Three servers that behave as their originals do, as far as a client of managed identity can
+//! tell, and that refuse what their originals refuse:
+//!
+//! - the **Instance Metadata Service** (HTTP): platform metadata and `issuecredential` of version 2,
+//!   the token endpoint of version 1, a little instance metadata;
+//! - a **token service** (HTTPS, TLS 1.2 and 1.3): tokens bound to the client certificate of the
+//!   connection, and the keys to verify them;
+//! - a **vault** (HTTPS): secrets, for a bound token over a connection with its certificate.
+//!
+//! ```
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let azure = keybond_emulator::Emulator::builder().start().await?;
+//! let address = azure.imds_url().replace("http://", "");
+//!
+//! let mut imds = tokio::net::TcpStream::connect(&address).await?;
+//! let request = "GET /metadata/identity/getplatformmetadata?cred-api-version=2.0 HTTP/1.1\r\n\
+//!     Host: imds\r\nConnection: close\r\nMetadata: true\r\n\
+//!     x-ms-client-request-id: 00000000-0000-4000-8000-000000000001\r\n\r\n";
+//! imds.write_all(request.as_bytes()).await?;
+//! let mut answer = String::new();
+//! imds.read_to_string(&mut answer).await?;
+//!
+//! assert!(answer.starts_with("HTTP/1.1 200 OK"));
+//! assert!(answer.contains(&azure.identities()[0].client_id));
+//! assert_eq!(azure.counters().metadata, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Emulator::env_lines`] prints the environment that sends clients in other processes here.
+//!
+//! # Strict, and saying why
+//!
+//! A signing request is read byte by byte ([`Csr::parse`]); the refusal says at which offset which
+//! byte was expected. Headers, versions, names of query variables, methods and media types are
+//! checked as the real services check them. Nothing of the client's code is used here, so that a
+//! misunderstanding on one side cannot hide on the other.
+//!
+//! # Where it differs from Azure
+//!
+//! - Refusals explain more than Azure's do.
+//! - The issuer of tokens is `https://keybond.invalid/emulator/…` and the authority says that it is
+//!   not Azure: nothing made here can be mistaken for the real thing.
+//! - Token service and vault take any certificate in the handshake and refuse it in HTTP, where
+//!   they can say why. The vault asks in the first handshake, not by renegotiation.
+//! - An attestation token may be required ([`Builder::require_attestation`]) but is not looked at.
+//! - Certificates have no `token_not_after` extension.
+//! - No rate limits, unless injected.
+//!
+//! # Faults
+//!
+//! [`Emulator::inject`] makes a leg misbehave: see [`FaultKind`]. With [`Emulator::advance_clock`],
+//! [`Emulator::set_certificate_lifetime`], [`Emulator::revoke`] and [`Emulator::counters`] whole
+//! scenarios can be played without waiting.
+//!
+//! The same is there for other processes, as JSON under `/_emulator/` on the IMDS port:
+//!
+//! | request | does |
+//! |---|---|
+//! | `GET` `counters`, `DELETE` `counters` | [`Counters`]; counts from zero again |
+//! | `GET` `faults`, `DELETE` `faults` | the faults in force; ends them |
+//! | `POST` `faults` | injects one [`Fault`] or an array of them |
+//! | `GET` `clock`, `POST` `clock` `{"advance_seconds":n}` | the time; moves it forward |
+//! | `POST` `lifetimes` `{"certificate_lifetime_seconds":n,"token_lifetime_seconds":n}` | sets either or both |
+//! | `POST` `revoke` `{"x5t#S256":"…","code":n}` | revokes one certificate, or all issued so far; refused with AADSTS1000610 or `code` (0: none) |
+//! | `GET` `ca.pem`, `GET` `env?shell=sh` | the authority; the environment for `sh`, `powershell`, `docker` |
+//!
+//! Injected redirects and plain-text endpoints lead to `/_emulator/honeypot`, which only counts:
+//! [`Counters::honeypot`] must stay 0.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod builder;
+mod clock;
+mod counters;
+mod csr;
+mod der;
+mod emulator;
+mod env;
+mod error;
+mod fault;
+mod http_io;
+mod identity;
+mod imds;
+mod jwt;
+mod oid;
+mod server;
+mod service;
+mod state;
+mod sts;
+mod tls;
+mod vault;
+mod world;
+mod x509;
+
+pub use builder::Builder;
+pub use clock::ClockSource;
+pub use counters::Counters;
+pub use csr::{Csr, CsrRules};
+pub use der::DerError;
+pub use emulator::Emulator;
+pub use env::Shell;
+pub use error::EmulatorError;
+pub use fault::{Fault, FaultKind, Leg};
+pub use identity::{Identity, IdentityKind, Profile};

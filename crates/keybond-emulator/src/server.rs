@@ -1,0 +1,242 @@
+//! Servers: they accept, shake hands, and hand each request to a service. A connection that fails
+//! or panics takes nobody with it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::Response;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::http_io::ReplyBody;
+
+/// How long a client may take for the TLS handshake or for the head of a request.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a service knows about the connection of a request.
+#[derive(Clone)]
+pub(crate) struct Peer {
+    /// DER of the client's certificate, whose key was proved.
+    pub(crate) certificate: Option<Arc<[u8]>>,
+    reset: Arc<AtomicBool>,
+}
+
+/// A service's wish to reset the connection instead of answering.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is reset on purpose")]
+pub(crate) struct ResetWanted;
+
+impl Peer {
+    /// Marks the connection, which then ends with a TCP reset.
+    pub(crate) fn reset(&self) -> ResetWanted {
+        self.reset.store(true, Ordering::Relaxed);
+        ResetWanted
+    }
+}
+
+/// Serves until the task is aborted; its connections end with it.
+pub(crate) async fn serve<S, F>(
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: S,
+) where
+    S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        let tcp = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!(server = name, %error, "a connection could not be accepted");
+                    // Out of file descriptors, most likely: another attempt at once would spin.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                }
+            },
+            Some(ended) = connections.join_next() => {
+                if ended.is_err_and(|error| error.is_panic()) {
+                    tracing::error!(server = name, "a connection ended in a panic");
+                }
+                continue;
+            }
+        };
+        connections.spawn(connection(name, tcp, tls.clone(), service.clone()));
+    }
+}
+
+async fn connection<S, F>(name: &'static str, tcp: TcpStream, tls: Option<TlsAcceptor>, service: S)
+where
+    S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+{
+    let reset = Arc::new(AtomicBool::new(false));
+    let wire = Wire {
+        tcp,
+        reset: reset.clone(),
+    };
+    let Some(tls) = tls else {
+        let peer = Peer {
+            certificate: None,
+            reset,
+        };
+        return requests(name, wire, peer, service).await;
+    };
+    let stream = match tokio::time::timeout(PATIENCE, tls.accept(wire)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(server = name, %error, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(server = name, "a TLS handshake took too long");
+            return;
+        }
+    };
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .map(|certificate| Arc::from(certificate.as_ref()));
+    requests(name, stream, Peer { certificate, reset }, service).await;
+}
+
+async fn requests<I, S, F>(name: &'static str, io: I, peer: Peer, service: S)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Fn(hyper::Request<Incoming>, Peer) -> F,
+    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+{
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(64 * 1024)
+        .serve_connection(
+            TokioIo::new(io),
+            service_fn(|request| service(request, peer.clone())),
+        )
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(server = name, %error, "a connection ended early");
+    }
+}
+
+/// A TCP connection that can be made to end with a reset.
+struct Wire {
+    tcp: TcpStream,
+    reset: Arc<AtomicBool>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.reset.load(Ordering::Relaxed) {
+            // Closing without lingering is what makes the kernel send RST.
+            if let Err(error) = self.tcp.set_zero_linger() {
+                tracing::warn!(%error, "a connection could not be reset");
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.reset.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::http_io::Reply;
+
+    async fn ask(address: std::net::SocketAddr, path: &str) -> io::Result<String> {
+        let mut tcp = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn a_panic_or_a_reset_ends_one_connection_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(
+            "test",
+            listener,
+            None,
+            |request, peer: Peer| async move {
+                match request.uri().path() {
+                    "/panic" => panic!("on purpose"),
+                    "/reset" => Err(peer.reset()),
+                    _ => Ok(Reply::bytes(StatusCode::OK, "text/plain", "fine").into_response()),
+                }
+            },
+        ));
+        assert_eq!(ask(address, "/panic").await.unwrap(), "");
+        assert_eq!(
+            ask(address, "/reset").await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionReset
+        );
+        assert!(ask(address, "/").await.unwrap().ends_with("fine"));
+        server.abort();
+    }
+}

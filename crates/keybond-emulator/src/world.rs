@@ -1,0 +1,218 @@
+//! What the three servers share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_lc_rs::rand::{self, SystemRandom};
+
+use crate::{
+    builder::Settings,
+    clock::Clock,
+    counters::Counting,
+    error::EmulatorError,
+    fault::FaultBoard,
+    jwt::TokenSigner,
+    state::{Secret, Secrets, State},
+    x509::Authority,
+};
+
+/// The emulated Azure behind the servers.
+pub(crate) struct World {
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) authority: Authority,
+    pub(crate) signer: TokenSigner,
+    pub(crate) faults: FaultBoard,
+    pub(crate) counting: Counting,
+    pub(crate) state: State,
+    pub(crate) addresses: OnceLock<Addresses>,
+    /// Seconds.
+    certificate_lifetime: AtomicU64,
+    /// Seconds.
+    token_lifetime: AtomicU64,
+    secrets: Mutex<Secrets>,
+    register: Mutex<Register>,
+}
+
+/// Where the servers are reached, without a slash at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) imds: String,
+    pub(crate) sts: String,
+    pub(crate) vault: String,
+}
+
+/// Certificates issued and revoked, by `x5t#S256`.
+#[derive(Default)]
+struct Register {
+    issued: Vec<String>,
+    revoked: HashMap<String, u32>,
+}
+
+impl World {
+    pub(crate) fn new(
+        settings: Settings,
+        clock: Clock,
+        authority: Authority,
+        signer: TokenSigner,
+        state: State,
+    ) -> Result<Self, EmulatorError> {
+        let now = clock.epoch();
+        let mut secrets = state.read_secrets()?.unwrap_or_default();
+        for (name, value) in &settings.secrets {
+            if !secrets.contains_key(name) {
+                secrets.insert(
+                    name.clone(),
+                    Secret {
+                        value: value.clone(),
+                        version: random_hex(16)?,
+                        created: now,
+                        updated: now,
+                    },
+                );
+            }
+        }
+        state.write_secrets(&secrets)?;
+        Ok(Self {
+            certificate_lifetime: AtomicU64::new(settings.certificate_lifetime.as_secs()),
+            token_lifetime: AtomicU64::new(settings.token_lifetime.as_secs()),
+            settings,
+            clock,
+            authority,
+            signer,
+            faults: FaultBoard::default(),
+            counting: Counting::default(),
+            state,
+            addresses: OnceLock::new(),
+            secrets: Mutex::new(secrets),
+            register: Mutex::default(),
+        })
+    }
+
+    /// Where the servers are reached; they are bound before any of them answers.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses.get().cloned().unwrap_or(Addresses {
+            imds: String::new(),
+            sts: String::new(),
+            vault: String::new(),
+        })
+    }
+
+    pub(crate) fn certificate_lifetime(&self) -> Duration {
+        Duration::from_secs(self.certificate_lifetime.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_certificate_lifetime(&self, lifetime: Duration) -> Result<(), EmulatorError> {
+        let seconds = lifetime_seconds("certificate_lifetime", lifetime)?;
+        self.certificate_lifetime.store(seconds, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Seconds.
+    pub(crate) fn token_lifetime(&self) -> u64 {
+        self.token_lifetime.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_token_lifetime(&self, lifetime: Duration) -> Result<(), EmulatorError> {
+        let seconds = lifetime_seconds("token_lifetime", lifetime)?;
+        self.token_lifetime.store(seconds, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
+        lock(&self.secrets).get(name).cloned()
+    }
+
+    /// Sets a secret and gives it a new version.
+    pub(crate) fn set_secret(&self, name: &str, value: &str) -> Result<Secret, EmulatorError> {
+        let now = self.clock.epoch();
+        let version = random_hex(16)?;
+        let mut secrets = lock(&self.secrets);
+        let secret = Secret {
+            value: value.to_owned(),
+            version,
+            created: now,
+            updated: now,
+        };
+        secrets.insert(name.to_owned(), secret.clone());
+        self.state.write_secrets(&secrets)?;
+        Ok(secret)
+    }
+
+    pub(crate) fn note_issued(&self, thumbprint: String) {
+        lock(&self.register).issued.push(thumbprint);
+    }
+
+    pub(crate) fn revoke(&self, thumbprint: &str, code: u32) {
+        lock(&self.register)
+            .revoked
+            .insert(thumbprint.to_owned(), code);
+    }
+
+    /// Revokes every certificate issued since the start; how many that were.
+    pub(crate) fn revoke_issued(&self, code: u32) -> usize {
+        let mut register = lock(&self.register);
+        let issued = std::mem::take(&mut register.issued);
+        let count = issued.len();
+        register
+            .revoked
+            .extend(issued.into_iter().map(|thumbprint| (thumbprint, code)));
+        count
+    }
+
+    /// The AADSTS code with which a revoked certificate is refused.
+    pub(crate) fn revoked(&self, thumbprint: &str) -> Option<u32> {
+        lock(&self.register).revoked.get(thumbprint).copied()
+    }
+}
+
+/// The `iss` of every token: a name that no verifier of Azure's tokens accepts.
+pub(crate) fn issuer(tenant_id: &str) -> String {
+    format!("https://keybond.invalid/emulator/{tenant_id}/v2.0")
+}
+
+/// Hexadecimal digits of this many random bytes.
+pub(crate) fn random_hex(bytes: usize) -> Result<String, EmulatorError> {
+    let mut buffer = vec![0; bytes];
+    rand::SecureRandom::fill(&SystemRandom::new(), &mut buffer)
+        .map_err(|_| EmulatorError::crypto("drawing random bytes"))?;
+    Ok(buffer.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A random GUID (RFC 9562, version 4).
+pub(crate) fn random_guid() -> Result<String, EmulatorError> {
+    let hex = random_hex(16)?;
+    Ok(format!(
+        "{}-{}-4{}-8{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[13..16],
+        &hex[17..20],
+        &hex[20..]
+    ))
+}
+
+pub(crate) fn lifetime_seconds(
+    field: &'static str,
+    lifetime: Duration,
+) -> Result<u64, EmulatorError> {
+    const TEN_YEARS: u64 = 10 * 365 * 86_400;
+    match lifetime.as_secs() {
+        seconds @ 1..=TEN_YEARS => Ok(seconds),
+        _ => Err(EmulatorError::invalid(
+            field,
+            "1 second to 10 years",
+            format!("{lifetime:?}"),
+        )),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
