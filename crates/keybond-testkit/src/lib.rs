@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 #![cfg(unix)]
 
+mod device;
 mod shim;
 mod swtpm;
 
+pub use device::Device;
 pub use shim::{Action, Shim, old_pss, response_code};
 pub use swtpm::Swtpm;

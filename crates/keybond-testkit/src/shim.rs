@@ -151,7 +151,7 @@ where
     }
 }
 
-fn read_frame(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut frame = vec![0; 10];
     stream.read_exact(&mut frame)?;
     let length = u32::from_be_bytes([frame[2], frame[3], frame[4], frame[5]]) as usize;

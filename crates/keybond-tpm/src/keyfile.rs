@@ -71,6 +71,35 @@ impl KeyBlob {
         })
     }
 
+    /// Puts a key together from what TPM2_Create gives and `tpm2_create -u -r` writes: a TPM2B_PUBLIC and a
+    /// TPM2B_PRIVATE, each with its length in front.
+    ///
+    /// # Errors
+    /// [`KeyFileError::Invalid`] names the field: `parent`, `pubkey` or `privkey`.
+    pub fn from_tpm2b(
+        parent: u32,
+        empty_auth: bool,
+        public: &[u8],
+        private: &[u8],
+    ) -> Result<Self, KeyFileError> {
+        Self::new(
+            parent,
+            empty_auth,
+            area(public, "pubkey")?,
+            area(private, "privkey")?,
+        )
+    }
+
+    /// The TPM2B_PUBLIC, as `tpm2_load -u` takes it.
+    pub fn tpm2b_public(&self) -> Vec<u8> {
+        sized(&self.public)
+    }
+
+    /// The TPM2B_PRIVATE, as `tpm2_load -r` takes it: encrypted by the TPM that made the key.
+    pub fn tpm2b_private(&self) -> Vec<u8> {
+        sized(&self.private)
+    }
+
     /// The public half, as the file says. A loaded key has the TPM's own answer.
     pub fn public(&self) -> &RsaPublic {
         &self.parsed
@@ -96,10 +125,6 @@ impl KeyBlob {
 
     /// Writes the key in TSS2 PEM.
     pub fn to_pem(&self) -> String {
-        let sized = |bytes: &[u8]| {
-            let content = [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
-            der::value(der::OCTET_STRING, &content)
-        };
         // TRUE is 0xff in DER; an absent emptyAuth means FALSE.
         let empty_auth = match self.empty_auth {
             true => der::value(0xa0, &der::value(der::BOOLEAN, &[0xff])),
@@ -109,8 +134,8 @@ impl KeyBlob {
             &der::value(der::OID, &LOADABLE_KEY),
             &empty_auth,
             &der::unsigned(&self.parent.to_be_bytes()),
-            &sized(&self.public),
-            &sized(&self.private),
+            &der::value(der::OCTET_STRING, &self.tpm2b_public()),
+            &der::value(der::OCTET_STRING, &self.tpm2b_private()),
         ]);
         let text = STANDARD.encode(key);
         let mut pem = format!("{BEGIN}\n");
@@ -180,22 +205,14 @@ impl KeyBlob {
         let parent = der::take(&mut key, der::INTEGER)
             .and_then(der::small)
             .ok_or_else(|| bad("parent", "an INTEGER of at most 32 bits"))?;
-        let mut sized = |field| {
-            let content = der::take(&mut key, der::OCTET_STRING)
-                .ok_or_else(|| bad(field, "an OCTET STRING"))?;
-            let (length, area) = content
-                .split_first_chunk()
-                .ok_or_else(|| bad(field, "a length and as many bytes"))?;
-            if usize::from(u16::from_be_bytes(*length)) != area.len() || area.len() > MAX_AREA {
-                return Err(bad(field, "a length and as many bytes"));
-            }
-            Ok(area)
+        let mut octets = |field| {
+            der::take(&mut key, der::OCTET_STRING).ok_or_else(|| bad(field, "an OCTET STRING"))
         };
-        let (public, private) = (sized("pubkey")?, sized("privkey")?);
+        let (public, private) = (octets("pubkey")?, octets("privkey")?);
         if !key.is_empty() {
             return Err(bad("TPMKey", "nothing after privkey"));
         }
-        Self::new(parent, empty_auth, public, private)
+        Self::from_tpm2b(parent, empty_auth, public, private)
     }
 }
 
@@ -206,6 +223,20 @@ impl fmt::Debug for KeyBlob {
             .field("empty_auth", &self.empty_auth)
             .field("public", &self.parsed)
             .finish_non_exhaustive()
+    }
+}
+
+fn sized(area: &[u8]) -> Vec<u8> {
+    [&(area.len() as u16).to_be_bytes(), area].concat()
+}
+
+fn area<'a>(sized: &'a [u8], field: &'static str) -> Result<&'a [u8], KeyFileError> {
+    match sized.split_first_chunk() {
+        Some((length, area)) if usize::from(u16::from_be_bytes(*length)) == area.len() => Ok(area),
+        _ => Err(KeyFileError::field(
+            field,
+            "expected a length and as many bytes".into(),
+        )),
     }
 }
 

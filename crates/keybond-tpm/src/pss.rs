@@ -40,3 +40,51 @@ fn mask(hash: Hash, seed: &[u8], length: usize) -> Vec<u8> {
     });
     blocks.take(length).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        (0..hex.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap())
+            .collect()
+    }
+
+    /// OpenSSL's signatures over `keybond` with an RSA-2048 key, opened with the public key: the salt it chose, and
+    /// the SHA-256 of the whole encoded block.
+    #[test]
+    fn blocks_are_those_of_openssl() {
+        for (hash, salt, block) in [
+            (
+                Hash::Sha256,
+                "2dcf66b99c432cf1e883a446b0ae9e382eae1849173ff6e0cf99ad29dd5ec60f",
+                "36dcb7377b6003c8580a3cc50ca21ab536e3cdf3c599714f50ff41b9c3eb030c",
+            ),
+            (
+                Hash::Sha384,
+                "e2a29c6ff8f7193a7876c946fd8deeb75467f9eae9bf8f6f22ff24448b3bf53b379a7a99a20b7150746ee49e4b505dc2",
+                "5facfb375ffe4d147f1c844730e6d1a8add64822998db4b14197b976fffd7b91",
+            ),
+            (
+                Hash::Sha512,
+                "62f4d1c7cad070ec472ec1bcadd41ab16f209e7290ea7d1a0e951a6979805e5ad28800b92e15ba455e5c5fb2229b51d1af7d3d70a0423e5f21cca462967f0f51",
+                "c240a628f2871581aaf299cd755b44479098ac5fb040b7a6b45e868d0a5782dc",
+            ),
+        ] {
+            let encoded = encode(hash, &hash.digest(b"keybond"), &bytes(salt), 2048).unwrap();
+            assert_eq!(encoded.len(), 256);
+            assert_eq!(Hash::Sha256.digest(&encoded), bytes(block), "{hash:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(encode(Hash::Sha256, &[0; 31], &[0; 32], 2048).is_none());
+        // 2 + hash + salt is the least (RFC 8017 §9.1.1 step 3).
+        assert!(encode(Hash::Sha512, &[0; 64], &[0; 64], 8 * 130).is_some());
+        assert!(encode(Hash::Sha512, &[0; 64], &[0; 64], 8 * 129).is_none());
+        assert!(encode(Hash::Sha512, &[0; 64], &[0; 64], 0).is_none());
+    }
+}

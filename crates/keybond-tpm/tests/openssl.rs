@@ -104,69 +104,95 @@ fn a_key_made_by_openssl_works_here() {
     }
 }
 
+const SRK: &str = "tpm2_createprimary -C o -G ecc256:aes128cfb -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt -c srk.ctx";
+
 #[test]
-fn tpm2_tools_sees_the_attributes_that_we_see() {
+fn tpm2_tools_loads_our_key_and_sees_its_attributes() {
     let (swtpm, tpm) = bed();
     let dir = tempfile::tempdir().unwrap();
     let blob = tpm.create_key(&KeyRequest::default()).unwrap();
-    blob.save(&dir.path().join("key.pem"), Existing::Keep)
-        .unwrap();
     drop(tpm);
-    run(
-        &swtpm,
-        dir.path(),
-        "openssl asn1parse -in key.pem -noout -out key.der",
-    );
-    // tpm2-tools 5.4 loads a public and a private part, not a PEM: take them out of the DER.
-    let der = fs::read(dir.path().join("key.der")).unwrap();
-    let part = |marker: &[u8]| {
-        let at = der
-            .windows(marker.len())
-            .position(|window| window == marker)
-            .unwrap();
-        let length = usize::from(u16::from_be_bytes([
-            marker[marker.len() - 2],
-            marker[marker.len() - 1],
-        ]));
-        der[at + marker.len()..][..length].to_vec()
-    };
-    let (public, private) = (part(&[4, 0x82, 1, 0x18]), {
-        let rest = &der[der
-            .windows(4)
-            .position(|w| w == [4, 0x82, 1, 0x18])
-            .unwrap()
-            + 4
-            + 0x118..];
-        rest[rest.len() - usize::from(rest[2])..].to_vec()
-    });
-    fs::write(dir.path().join("key.pub"), public).unwrap();
-    fs::write(dir.path().join("key.priv"), private).unwrap();
-    run(
-        &swtpm,
-        dir.path(),
-        "tpm2_createprimary -C o -G ecc256:aes128cfb -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|restricted|decrypt -c srk.ctx",
-    );
-    run(&swtpm, dir.path(), "tpm2_flushcontext -t");
-    run(
-        &swtpm,
-        dir.path(),
+    fs::write(dir.path().join("key.pub"), blob.tpm2b_public()).unwrap();
+    fs::write(dir.path().join("key.priv"), blob.tpm2b_private()).unwrap();
+    for line in [
+        SRK,
+        "tpm2_flushcontext -t",
         "tpm2_load -C srk.ctx -u key.pub -r key.priv -c key.ctx",
-    );
-    run(&swtpm, dir.path(), "tpm2_flushcontext -t");
+        "tpm2_flushcontext -t",
+    ] {
+        run(&swtpm, dir.path(), line);
+    }
     let read = run(&swtpm, dir.path(), "tpm2_readpublic -c key.ctx");
     let text = String::from_utf8(read.stdout).unwrap();
+    let attributes =
+        "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign\n  raw: 0x40472";
+    assert!(text.contains(attributes), "{text}");
+}
+
+#[test]
+fn a_key_made_by_tpm2_tools_works_here() {
+    let (swtpm, tpm) = bed();
+    drop(tpm);
+    let dir = tempfile::tempdir().unwrap();
+    for line in [
+        SRK,
+        "tpm2_flushcontext -t",
+        "tpm2_create -C srk.ctx -G rsa2048 -u key.pub -r key.priv -a fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign",
+        "tpm2_flushcontext -t",
+    ] {
+        run(&swtpm, dir.path(), line);
+    }
+    let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+    let blob = KeyBlob::from_tpm2b(0x4000_0001, true, &read("key.pub"), &read("key.priv")).unwrap();
+    let blob = KeyBlob::from_pem(&blob.to_pem()).unwrap();
+    let key = open(&swtpm.address()).load(&blob).unwrap();
+    for scheme in Scheme::ALL {
+        assert_signs(&key, scheme);
+    }
+}
+
+#[test]
+fn a_persistent_parent_serves_us_and_openssl() {
+    let (swtpm, tpm) = bed();
+    drop(tpm);
+    let dir = tempfile::tempdir().unwrap();
+    for line in [
+        SRK,
+        "tpm2_evictcontrol -C o -c srk.ctx 0x81000001",
+        "tpm2_flushcontext -t",
+    ] {
+        run(&swtpm, dir.path(), line);
+    }
+    let tpm = open(&swtpm.address());
+    let request = KeyRequest {
+        parent: Some(0x8100_0001),
+        ..KeyRequest::default()
+    };
+    let blob = tpm.create_key(&request).unwrap();
+    assert_eq!(KeyBlob::from_pem(&blob.to_pem()).unwrap(), blob);
+    let key = tpm.load(&blob).unwrap();
+    assert_signs(&key, Scheme::Pss(Hash::Sha256));
+    // Two more keys and the persistent parent fill the TPM's memory.
+    let others = [
+        tpm.create_key(&KeyRequest::default()).unwrap(),
+        blob.clone(),
+    ];
+    for other in &others {
+        assert_signs(&tpm.load(other).unwrap(), Scheme::Pkcs1(Hash::Sha256));
+    }
+    blob.save(&dir.path().join("key.pem"), Existing::Keep)
+        .unwrap();
+    drop((key, tpm));
+    let pubout = format!("openssl pkey {PROVIDERS} -in key.pem -pubout");
+    run(&swtpm, dir.path(), &pubout);
+
+    let request = KeyRequest {
+        parent: Some(0x8100_0002),
+        ..KeyRequest::default()
+    };
+    let error = open(&swtpm.address()).create_key(&request).unwrap_err();
     assert!(
-        text.contains("fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign\n"),
-        "{text}"
-    );
-    assert!(
-        text.contains(
-            &blob
-                .public()
-                .attributes()
-                .bits()
-                .to_string()
-                .replace("263282", "0x40472")
-        )
+        error.to_string().contains("TPM_RC_HANDLE (handle 1)"),
+        "{error}"
     );
 }
