@@ -37,6 +37,8 @@ const NO_PASSWORD: [Auth<'static>; 1] = [Auth::Password(&[])];
 pub(crate) struct Primary {
     pub(crate) handle: u32,
     pub(crate) name: Vec<u8>,
+    /// The TPMT_PUBLIC.
+    pub(crate) public: Vec<u8>,
 }
 
 impl Connection {
@@ -51,7 +53,8 @@ impl Connection {
             Err(error) if error.response_code().is_none_or(|code| code.raw() != 0x100) => {
                 Err(error)
             }
-            _ => Ok(()),
+            Err(_) => Ok(()),
+            Ok(response) => response.reader().end("parameters"),
         }
     }
 
@@ -62,7 +65,11 @@ impl Connection {
             bytes_requested: bytes.into(),
         };
         let command = Command::new("TPM2_GetRandom", TpmCc::GetRandom, &[], &[]).body(&body)?;
-        Ok(self.run(&command)?.reader().sized("randomBytes")?.to_vec())
+        let response = self.run(&command)?;
+        let mut reader = response.reader();
+        let random = reader.sized("randomBytes")?.to_vec();
+        reader.end("parameters")?;
+        Ok(random)
     }
 
     /// TPM2_GetCapability(TPM_CAP_TPM_PROPERTIES): pairs of property and value from `first` on, at most 64.
@@ -121,13 +128,14 @@ impl Connection {
             .with_response_handle();
         let response = self.run(&creation(command, &[], public)?)?;
         let mut reader = response.reader();
-        reader.sized("outPublic")?;
+        let public = reader.sized("outPublic")?.to_vec();
         skip_creation(&mut reader)?;
         let name = reader.sized("name")?.to_vec();
         reader.end("parameters")?;
         Ok(Primary {
             handle: response.handle()?,
             name,
+            public,
         })
     }
 
@@ -154,7 +162,11 @@ impl Connection {
             Command::new("TPM2_Load", TpmCc::Load, &[parent], &NO_PASSWORD).with_response_handle();
         command.put_sized(blob.private_area());
         command.put_sized(blob.public_area());
-        self.run(&command.finish()?)?.handle()
+        let response = self.run(&command.finish()?)?;
+        let mut reader = response.reader();
+        reader.sized("name")?;
+        reader.end("parameters")?;
+        response.handle()
     }
 
     /// TPM2_ReadPublic: the TPMT_PUBLIC and the name.
@@ -257,7 +269,13 @@ impl Connection {
         let response = self.run(&command)?;
         let mut reader = response.reader();
         let attest = reader.sized("certifyInfo")?.to_vec();
-        Ok((attest, reader.rest().to_vec()))
+        let signature = reader.rest().to_vec();
+        // TPMT_SIGNATURE of ECDSA: algorithm, hash, r, s.
+        reader.take(4, "sigAlg")?;
+        reader.sized("signatureR")?;
+        reader.sized("signatureS")?;
+        reader.end("parameters")?;
+        Ok((attest, signature))
     }
 
     /// TPM2_Duplicate to no new parent and without wrapping, which would be the private key in the clear.
@@ -291,7 +309,11 @@ impl Connection {
         )
         .with_response_handle()
         .body(&body)?;
-        let session = self.run(&command)?.handle()?;
+        let response = self.run(&command)?;
+        let session = response.handle()?;
+        let mut reader = response.reader();
+        reader.sized("nonceTPM")?;
+        reader.end("parameters")?;
         let body = TpmPolicyCommandCodeCommand {
             handles: [TpmHandle::new(session)],
             code: TpmCc::Duplicate,
@@ -320,7 +342,7 @@ impl Connection {
         };
         let command =
             Command::new("TPM2_FlushContext", TpmCc::FlushContext, &[], &[]).body(&body)?;
-        self.run(&command).map(drop)
+        self.run(&command)?.reader().end("parameters")
     }
 }
 

@@ -44,7 +44,6 @@ impl Connection {
         })
     }
 
-    #[cfg(test)]
     pub(crate) fn over(transport: Box<dyn Transport>, deadline: Instant) -> Self {
         Self {
             transport,

@@ -3,17 +3,20 @@
 use std::{
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use aws_lc_rs::{rand, signature::RsaPublicKeyComponents};
 
 use crate::{
+    commands,
     error::{ErrorKind, TpmError},
     keyfile::KeyBlob,
     pss,
     public::{RsaPublic, name_of},
     rc::ResponseCode,
     scheme::{Hash, PssMode, Scheme},
+    templates,
     tpm::{Pin, Tpm},
     wire::Auth,
 };
@@ -36,6 +39,18 @@ pub enum ExportAttempt {
     Refused(ResponseCode),
     /// The TPM gave the key out. What came was not looked at.
     Exported,
+}
+
+/// A statement by the TPM about a key it holds. All three parts are in the TPM's own format (TPM 2.0 Library
+/// Part 2); who relies on it must know the signer, for instance through TPM2_ActivateCredential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certification {
+    /// What is stated: a TPMS_ATTEST with the nonce and the key's name.
+    pub statement: Vec<u8>,
+    /// The signature over it: a TPMT_SIGNATURE, ECDSA P-256 with SHA-256.
+    pub signature: Vec<u8>,
+    /// The public area of the signing key: a TPMT_PUBLIC, restricted to statements of the TPM itself.
+    pub signer: Vec<u8>,
 }
 
 impl LoadedKey {
@@ -144,6 +159,47 @@ impl LoadedKey {
             }) if !code.retryable() => Ok(ExportAttempt::Refused(code)),
             Err(error) => Err(error),
         }
+    }
+
+    /// The same key, with another limit for how long a caller waits.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self {
+            tpm: self.tpm.with_timeout(timeout),
+            blob: Arc::clone(&self.blob),
+            pin: self.pin.clone(),
+            public: self.public.clone(),
+            pss: self.pss.clone(),
+        }
+    }
+
+    /// Has the TPM certify that it holds this key, with these attributes (TPM2_Certify). `nonce` (at most 32 bytes)
+    /// comes back inside, so that the statement is known to be fresh.
+    ///
+    /// # Errors
+    /// [`TpmError`]
+    pub fn certify(&self, nonce: &[u8]) -> Result<Certification, TpmError> {
+        if nonce.len() > 32 {
+            let detail = format!("{} bytes, at most 32", nonce.len());
+            return Err(TpmError::Input {
+                field: "nonce",
+                detail,
+            });
+        }
+        let (blob, pin, nonce) = (Arc::clone(&self.blob), self.pin.clone(), nonce.to_vec());
+        self.tpm.call(move |owner| {
+            let (key, _) = owner.key(&blob)?;
+            let template = templates::attestation();
+            owner.with_primary(commands::ENDORSEMENT, &template, |connection, signer| {
+                let (statement, signature) =
+                    connection.certify(key, secret(&pin), signer.handle, &nonce)?;
+                Ok(Certification {
+                    statement,
+                    signature,
+                    signer: signer.public.clone(),
+                })
+            })
+        })
     }
 
     fn tested_pss(&self) -> Result<&(PssMode, String), TpmError> {

@@ -11,9 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tpm2_protocol::data::Tpm2bPublic;
+
 use crate::{
-    address::TpmAddress, commands, connection::Connection, error::TpmError, keyfile::KeyBlob,
-    rc::ResponseCode, templates,
+    address::TpmAddress,
+    commands::{self, Primary},
+    connection::Connection,
+    error::TpmError,
+    keyfile::KeyBlob,
+    rc::ResponseCode,
+    templates,
 };
 
 /// Keys kept loaded besides the storage root key.
@@ -100,7 +107,11 @@ impl Owner {
                 new.startup()?;
                 // A command whose answer was lost may have left an object behind.
                 for handle in new.handles(TRANSIENT_FIRST)? {
-                    new.flush(handle)?;
+                    match new.flush(handle) {
+                        // Whoever left it may just have flushed it.
+                        Ok(()) | Err(TpmError::Response { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
             }
             self.connection = Some(new);
@@ -141,17 +152,22 @@ impl Owner {
         Ok(primary.handle)
     }
 
-    /// The name of a primary key that is made for the purpose and flushed at once.
-    pub(crate) fn primary_name(
+    /// Makes a primary key for one use and flushes it at once. There is room for one key besides; it is the most
+    /// recently used.
+    pub(crate) fn with_primary<T>(
         &mut self,
         hierarchy: u32,
-        template: &tpm2_protocol::data::Tpm2bPublic,
-    ) -> Result<Vec<u8>, TpmError> {
+        template: &Tpm2bPublic,
+        job: impl FnOnce(&mut Connection, &Primary) -> Result<T, TpmError>,
+    ) -> Result<T, TpmError> {
         self.keep_keys(MAX_KEYS - 1)?;
         let connection = self.connection()?;
         let primary = connection.create_primary(hierarchy, template)?;
-        connection.flush(primary.handle)?;
-        Ok(primary.name)
+        let result = job(connection, &primary);
+        if !connection.poisoned() {
+            connection.flush(primary.handle)?;
+        }
+        result
     }
 
     /// Makes a key below `parent`.
@@ -159,7 +175,7 @@ impl Owner {
         &mut self,
         parent: u32,
         pin: &[u8],
-        template: &tpm2_protocol::data::Tpm2bPublic,
+        template: &Tpm2bPublic,
     ) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
         let handle = self.parent(parent)?;
         // TPM2_Create needs room for the new object while it works.

@@ -4,8 +4,9 @@ use tpm2_protocol::{
     basic::TpmUint16,
     data::{
         Tpm2bDigest, Tpm2bEccParameter, Tpm2bPublic, TpmAlgId, TpmEccCurve, TpmaObject,
-        TpmsEccParms, TpmsEccPoint, TpmsRsaParms, TpmtPublic, TpmtSymDef, TpmtSymDefObject,
-        TpmuPublicId, TpmuPublicParms, TpmuSymKeyBits, TpmuSymMode,
+        TpmsEccParms, TpmsEccPoint, TpmsRsaParms, TpmsSchemeHash, TpmtEccScheme, TpmtPublic,
+        TpmtSymDef, TpmtSymDefObject, TpmuAsymScheme, TpmuPublicId, TpmuPublicParms,
+        TpmuSymKeyBits, TpmuSymMode,
     },
 };
 
@@ -31,7 +32,14 @@ pub(crate) fn storage_root() -> Tpm2bPublic {
         | TpmaObject::NO_DA
         | TpmaObject::RESTRICTED
         | TpmaObject::DECRYPT;
-    ecc_storage(attributes, Tpm2bDigest::default(), TpmsEccPoint::default())
+    let unique = TpmsEccPoint::default();
+    ecc(
+        attributes,
+        Tpm2bDigest::default(),
+        aes_128_cfb(),
+        TpmtEccScheme::default(),
+        unique,
+    )
 }
 
 /// The endorsement key: ECC P-256, template L-2 of the TCG EK Credential Profile. It survives TPM2_Clear, so its
@@ -43,17 +51,49 @@ pub(crate) fn endorsement() -> Tpm2bPublic {
         | TpmaObject::DECRYPT;
     let zero = || Tpm2bEccParameter::try_from(&[0; 32][..]).unwrap_or_default();
     let policy = Tpm2bDigest::try_from(&POLICY_A[..]).unwrap_or_default();
-    ecc_storage(
+    let unique = TpmsEccPoint {
+        x: zero(),
+        y: zero(),
+    };
+    ecc(
         attributes,
         policy,
-        TpmsEccPoint {
-            x: zero(),
-            y: zero(),
-        },
+        aes_128_cfb(),
+        TpmtEccScheme::default(),
+        unique,
     )
 }
 
-fn ecc_storage(attributes: TpmaObject, policy: Tpm2bDigest, unique: TpmsEccPoint) -> Tpm2bPublic {
+/// A key that signs only what the TPM itself says: ECDSA P-256 with SHA-256. Always the same one on the same TPM,
+/// so nothing needs to be kept.
+pub(crate) fn attestation() -> Tpm2bPublic {
+    let attributes = in_the_tpm_for_ever()
+        | TpmaObject::USER_WITH_AUTH
+        | TpmaObject::NO_DA
+        | TpmaObject::RESTRICTED
+        | TpmaObject::SIGN_ENCRYPT;
+    let scheme = TpmtEccScheme {
+        scheme: TpmAlgId::Ecdsa,
+        details: TpmuAsymScheme::Hash(TpmsSchemeHash {
+            hash_alg: TpmAlgId::Sha256,
+        }),
+    };
+    ecc(
+        attributes,
+        Tpm2bDigest::default(),
+        no_symmetric(),
+        scheme,
+        TpmsEccPoint::default(),
+    )
+}
+
+fn ecc(
+    attributes: TpmaObject,
+    policy: Tpm2bDigest,
+    symmetric: TpmtSymDefObject,
+    scheme: TpmtEccScheme,
+    unique: TpmsEccPoint,
+) -> Tpm2bPublic {
     Tpm2bPublic {
         inner: TpmtPublic {
             object_type: TpmAlgId::Ecc,
@@ -61,17 +101,21 @@ fn ecc_storage(attributes: TpmaObject, policy: Tpm2bDigest, unique: TpmsEccPoint
             object_attributes: attributes,
             auth_policy: policy,
             parameters: TpmuPublicParms::Ecc(TpmsEccParms {
-                symmetric: TpmtSymDef {
-                    algorithm: TpmAlgId::Aes,
-                    key_bits: TpmuSymKeyBits::Aes(TpmUint16::from(128)),
-                    mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
-                },
-                scheme: Default::default(),
+                symmetric,
+                scheme,
                 curve_id: TpmEccCurve::NistP256,
                 kdf: Default::default(),
             }),
             unique: TpmuPublicId::Ecc(unique),
         },
+    }
+}
+
+fn aes_128_cfb() -> TpmtSymDefObject {
+    TpmtSymDef {
+        algorithm: TpmAlgId::Aes,
+        key_bits: TpmuSymKeyBits::Aes(TpmUint16::from(128)),
+        mode: TpmuSymMode::Aes(TpmAlgId::Cfb),
     }
 }
 
@@ -126,5 +170,6 @@ mod tests {
         assert_eq!(bits(signing_key(false, true)), 0x0004_0072);
         assert_eq!(bits(storage_root()), 0x0003_0472);
         assert_eq!(bits(endorsement()), 0x0003_00b2);
+        assert_eq!(bits(attestation()), 0x0005_0472);
     }
 }

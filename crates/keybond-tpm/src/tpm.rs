@@ -182,7 +182,13 @@ impl Tpm {
     /// # Errors
     /// [`TpmError`]; a wrong-PIN kind if the endorsement hierarchy has a password.
     pub fn ek_name(&self) -> Result<Vec<u8>, TpmError> {
-        self.call(|owner| owner.primary_name(commands::ENDORSEMENT, &templates::endorsement()))
+        self.call(|owner| {
+            owner.with_primary(
+                commands::ENDORSEMENT,
+                &templates::endorsement(),
+                |_, primary| Ok(primary.name.clone()),
+            )
+        })
     }
 
     /// Both names, for a key's record. An endorsement key that the TPM does not make for us is left out; a TPM

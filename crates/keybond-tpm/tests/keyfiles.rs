@@ -27,8 +27,8 @@ fn sized(area: &[u8]) -> Vec<u8> {
 fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
     let length = u16::try_from(content.len()).unwrap().to_be_bytes();
     let header = match content.len() {
-        ..=0x7f => vec![tag, length[1]],
-        ..=0xff => vec![tag, 0x81, length[1]],
+        0..=0x7f => vec![tag, length[1]],
+        0x80..=0xff => vec![tag, 0x81, length[1]],
         _ => vec![tag, 0x82, length[0], length[1]],
     };
     [header, content.to_vec()].concat()

@@ -5,7 +5,8 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{assert_signs, bed, loaded, new_key, open};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use common::{assert_signs, bed, loaded, new_key, open, run};
 use keybond_tpm::{
     Belonging, ErrorKind, ExportAttempt, Hash, KeyBlob, KeyRequest, Pin, PssMode, Scheme, TpmError,
     TpmNames,
@@ -160,6 +161,89 @@ fn a_key_of_another_tpm_is_told_by_the_names() {
         TpmNames::compare(&recorded, &other.names().unwrap()),
         Belonging::Other
     );
+}
+
+#[test]
+fn a_damaged_key_is_told_by_the_names() {
+    let (_swtpm, tpm) = bed();
+    let blob = tpm.create_key(&KeyRequest::default()).unwrap();
+    let recorded = tpm.names().unwrap();
+    let mut private = blob.tpm2b_private();
+    private[100] ^= 1;
+    let damaged = KeyBlob::from_tpm2b(blob.parent(), true, &blob.tpm2b_public(), &private).unwrap();
+    assert_eq!(tpm.load(&damaged).unwrap_err().kind(), ErrorKind::Integrity);
+    assert_eq!(
+        TpmNames::compare(&recorded, &tpm.names().unwrap()),
+        Belonging::Same
+    );
+    assert_signs(&tpm.load(&blob).unwrap(), Scheme::Pkcs1(Hash::Sha256));
+}
+
+#[test]
+fn a_cleared_tpm_is_told_by_the_names_and_makes_new_keys() {
+    let (swtpm, tpm) = bed();
+    let blob = tpm.create_key(&KeyRequest::default()).unwrap();
+    let recorded = tpm.names().unwrap();
+    drop(tpm);
+    run(&swtpm, swtpm.dir(), "tpm2_clear");
+    let tpm = open(&swtpm.address());
+    assert_eq!(tpm.load(&blob).unwrap_err().kind(), ErrorKind::Integrity);
+    assert_eq!(
+        TpmNames::compare(&recorded, &tpm.names().unwrap()),
+        Belonging::Cleared
+    );
+    assert_signs(&new_key(&tpm), Scheme::Pss(Hash::Sha256));
+}
+
+/// Takes the statement apart by hand: magic, type, the TPM's name for the signer, our nonce, … , our key's name.
+#[test]
+fn the_tpm_certifies_the_key() {
+    let (swtpm, tpm) = bed();
+    let keys = [new_key(&tpm), new_key(&tpm)];
+    let key = &keys[0];
+    let said = key.certify(b"nonce").unwrap();
+    assert_eq!(said.statement[..6], [0xff, 0x54, 0x43, 0x47, 0x80, 0x17]);
+    let signer = usize::from(said.statement[7]);
+    assert_eq!(said.statement[8 + signer..][..7], *b"\0\x05nonce");
+    let name = key.public().name();
+    assert!(
+        said.statement
+            .windows(name.len())
+            .any(|window| window == name)
+    );
+
+    // TPMT_PUBLIC: restricted|sign, ECDSA with SHA-256 on P-256; the point is at the end.
+    assert_eq!(said.signer[..8], [0, 0x23, 0, 0x0b, 0, 5, 4, 0x72]);
+    let at = said.signer.len() - 68;
+    let (x, y) = (&said.signer[at + 2..at + 34], &said.signer[at + 36..]);
+    let point = [&[4], x, y].concat();
+    // TPMT_SIGNATURE: ECDSA, SHA-256, r and s, each of which may have lost leading zeros.
+    assert_eq!(said.signature[..4], [0, 0x18, 0, 0x0b]);
+    let r = &said.signature[6..][..usize::from(said.signature[5])];
+    let s = &said.signature[6 + r.len() + 2..];
+    let fixed = [&vec![0; 32 - r.len()][..], r, &vec![0; 32 - s.len()], s].concat();
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+        .verify(&said.statement, &fixed)
+        .unwrap();
+
+    assert_eq!(
+        key.certify(&[0; 33]).unwrap_err().to_string(),
+        "nonce: 33 bytes, at most 32"
+    );
+    for key in &keys {
+        assert_signs(key, Scheme::Pss(Hash::Sha256));
+    }
+    drop((keys, tpm));
+    assert_eq!(loaded(&swtpm), []);
+}
+
+#[test]
+fn handles_go_to_other_threads() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<keybond_tpm::Tpm>();
+    shared::<keybond_tpm::LoadedKey>();
+    shared::<KeyBlob>();
+    shared::<TpmError>();
 }
 
 #[test]
