@@ -12,7 +12,8 @@ use std::{env, process::ExitCode};
 const HELP: &str = "\
 Usage: cargo xtask <command>
 
-  demo [options]   the whole way of a bound token, on loopback (options: those of `keybond demo`)
+  demo [options]   the whole way of a bound token, on loopback (options: those of `keybond demo`;
+                   `--tpm swtpm` starts a software TPM and keeps the key in it)
   test             setup, check, every test; ends with the totals
   check            formatting, lints, documentation, dependencies
   setup            installs the system packages and cargo tools that the tests need

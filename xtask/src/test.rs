@@ -2,16 +2,30 @@
 
 use std::time::Instant;
 
+use keybond_testkit::Swtpm;
+
 use crate::{
     check::check,
     run::{Failure, follow, root, run},
     setup,
 };
 
-/// `cargo xtask demo`: builds the command line and runs its demo.
+/// `cargo xtask demo`: builds the command line and runs its demo; with `--tpm swtpm` the key is in a software
+/// TPM that is started for it.
 pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
-    let mut arguments = vec!["run", "--quiet", "--package", "keybond-cli", "--", "demo"];
-    arguments.extend(options.iter().map(String::as_str));
+    let mut arguments: Vec<String> = ["run", "--quiet", "--package", "keybond-cli", "--", "demo"]
+        .map(String::from)
+        .to_vec();
+    let wants_swtpm = |pair: &[String]| pair == ["--tpm", "swtpm"];
+    let Some(at) = options.windows(2).position(wants_swtpm) else {
+        arguments.extend_from_slice(options);
+        return run_quietly(&arguments);
+    };
+    setup::packages()?;
+    let tpm = Swtpm::start().map_err(|error| error.to_string())?;
+    arguments.extend_from_slice(&options[..at]);
+    arguments.extend(["--tpm".to_owned(), tpm.address()]);
+    arguments.extend_from_slice(&options[at + 2..]);
     run_quietly(&arguments)
 }
 
@@ -100,7 +114,7 @@ fn readme_commands() -> Result<(), Failure> {
     }
 }
 
-fn run_quietly(arguments: &[&str]) -> Result<(), Failure> {
+fn run_quietly(arguments: &[String]) -> Result<(), Failure> {
     let status = std::process::Command::new("cargo")
         .args(arguments)
         .status()
