@@ -83,10 +83,7 @@ fn route(world: &World, request: &Request) -> Result<Reply, Reply> {
             Ok(done(json!({})))
         }
         ("/faults", &Method::POST) => {
-            let faults: Vec<Fault> = match body(request)? {
-                Value::Array(faults) => faults.into_iter().map(parse).collect::<Result<_, _>>()?,
-                fault => vec![parse(fault)?],
-            };
+            let faults = Fault::list_from_json(&request.body).map_err(invalid)?;
             world.faults.inject(faults, now).map_err(invalid)?;
             Ok(done(json!(world.faults.list(now))))
         }
@@ -166,20 +163,13 @@ fn done(value: Value) -> Reply {
 }
 
 fn body<T: DeserializeOwned>(request: &Request) -> Result<T, Reply> {
-    let value = serde_json::from_slice(&request.body).map_err(|error| unreadable(&error))?;
-    parse(value)
-}
-
-fn parse<T: DeserializeOwned>(value: Value) -> Result<T, Reply> {
-    serde_json::from_value(value).map_err(|error| unreadable(&error))
-}
-
-fn unreadable(error: &serde_json::Error) -> Reply {
-    Reply::error(
-        StatusCode::BAD_REQUEST,
-        "invalid_request",
-        format!("The body is not as expected: {error}"),
-    )
+    serde_json::from_slice(&request.body).map_err(|error| {
+        Reply::error(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            format!("The body is not as expected: {error}"),
+        )
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "given to map_err")]

@@ -1,6 +1,7 @@
 //! How an emulator is set up.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::Arc,
@@ -23,7 +24,7 @@ const TENANT: &str = "a0000000-0000-4000-8000-00000000e001";
 const VM: &str = "a0000000-0000-4000-8000-00000000f001";
 
 /// The emulated machine and its surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) public_host: String,
     pub(crate) tenant_id: String,
@@ -77,6 +78,16 @@ pub struct Builder {
     pub(crate) bind: IpAddr,
     pub(crate) ports: [u16; 3],
     pub(crate) clock: ClockSource,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("state_dir", &self.state_dir)
+            .field("bind", &self.bind)
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
 pub struct Emulator {
     world: Arc<World>,
     servers: Vec<JoinHandle<()>>,
+    stop: watch::Sender<()>,
 }
 
 impl Emulator {
@@ -84,18 +85,22 @@ impl Emulator {
         );
         let world = Arc::new(world);
         world.addresses.get_or_init(|| addresses);
+        let (stop, stopped) = watch::channel(());
         let run = |role, name, listener, tls| {
             let world = world.clone();
-            tokio::spawn(serve(name, listener, tls, move |request, peer| {
-                answer(world.clone(), role, request, peer)
-            }))
+            let service = move |request, peer| answer(world.clone(), role, request, peer);
+            tokio::spawn(serve(name, listener, tls, stopped.clone(), service))
         };
         let servers = vec![
             run(Role::Imds, "imds", imds.0, None),
             run(Role::Sts, "sts", sts.0, Some(tls.clone())),
             run(Role::Vault, "vault", vault.0, Some(tls)),
         ];
-        Ok(Self { world, servers })
+        Ok(Self {
+            world,
+            servers,
+            stop,
+        })
     }
 
     /// Where the Instance Metadata Service listens: `http://127.0.0.1:PORT`, without a slash at the
@@ -213,7 +218,7 @@ impl Emulator {
     }
 
     /// Makes the token service refuse a certificate, named by the base64url of the SHA-256 of its
-    /// DER (`x5t#S256`), with `invalid_client` and AADSTS1000610.
+    /// DER (`x5t#S256`), with `invalid_client` and AADSTS1000610, until the emulator ends.
     pub fn revoke(&self, thumbprint: &str) {
         self.world.revoke(thumbprint, admin::REVOKED);
     }
@@ -231,12 +236,14 @@ impl Emulator {
         self.world.set_secret(name, value).map(drop)
     }
 
-    /// Stops the servers and ends their connections; returns when their ports are free.
+    /// Stops the servers and ends their connections; returns when their ports are free and the
+    /// state folder may be used again.
     pub async fn shutdown(mut self) {
+        self.stop.send_replace(());
         for server in std::mem::take(&mut self.servers) {
-            server.abort();
-            // Aborting is what was asked for; there is nothing else to learn.
-            let _ = server.await;
+            if let Err(error) = server.await {
+                tracing::error!(%error, "a server ended badly");
+            }
         }
     }
 }
@@ -265,36 +272,27 @@ fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, TlsAcceptor), Emula
     let clock = Clock::new(builder.clock);
     let now = clock.now();
 
-    let key = state.read_pem("ca.key", KEY, "the authority's key (PKCS #8, PEM)")?;
-    let certificate =
-        state.read_pem("ca.pem", "CERTIFICATE", "the authority's certificate (PEM)")?;
-    let authority = match (key, certificate) {
-        (Some(key), Some(certificate)) => {
-            Authority::open(&key, certificate).map_err(|_| EmulatorError::CorruptState {
-                path: state.ca_file(),
-                expected: "a certificate for the key in ca.key",
-            })?
-        }
-        (None, None) => {
+    // One file holds key and certificate, so that a crash cannot part them.
+    let kept = state.read_pem(
+        "ca.key",
+        [KEY, "CERTIFICATE"],
+        "the authority's key (PKCS #8) and certificate, as PEM",
+    )?;
+    let authority = match kept {
+        Some([key, certificate]) => Authority::open(&key, certificate)?,
+        None => {
             let (key, certificate) = Authority::generate(now)?;
-            // The key first: a certificate without its key could not be used, nor told from a
-            // lost key.
-            state.write_pem("ca.key", KEY, &key)?;
-            state.write_pem("ca.pem", "CERTIFICATE", &certificate)?;
+            state.write_pem("ca.key", &[(KEY, &key), ("CERTIFICATE", &certificate)])?;
             Authority::open(&key, certificate)?
         }
-        (Some(_), None) | (None, Some(_)) => {
-            return Err(EmulatorError::CorruptState {
-                path: state.ca_file(),
-                expected: "the authority's key and certificate side by side (ca.key, ca.pem)",
-            });
-        }
     };
-    let signer = match state.read_pem("sts.key", KEY, "the token service's key (PKCS #8, PEM)")? {
-        Some(key) => key,
+    state.write_ca(authority.certificate())?;
+    let kept = state.read_pem("sts.key", [KEY], "the token service's key (PKCS #8, PEM)")?;
+    let signer = match kept {
+        Some([key]) => key,
         None => {
             let key = TokenSigner::generate()?;
-            state.write_pem("sts.key", KEY, &key)?;
+            state.write_pem("sts.key", &[(KEY, &key)])?;
             key
         }
     };

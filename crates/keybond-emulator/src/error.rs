@@ -88,7 +88,12 @@ impl EmulatorError {
 
     /// Whether the same call may succeed a little later.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Listen { .. })
+        match self {
+            Self::Listen { .. } => true,
+            // Another emulator that holds the folder may end.
+            Self::State { cause, .. } => cause.kind() == io::ErrorKind::WouldBlock,
+            _ => false,
+        }
     }
 
     /// One sentence: what a human can do about it.

@@ -112,6 +112,20 @@ impl Fault {
         self
     }
 
+    /// Reads one fault or an array of them from JSON: the form of a scenario file.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn list_from_json(json: &[u8]) -> Result<Vec<Self>, EmulatorError> {
+        let one_or_more = serde_json::from_slice(json).and_then(|value| match value {
+            Value::Array(faults) => faults.into_iter().map(serde_json::from_value).collect(),
+            fault => serde_json::from_value(fault).map(|fault| vec![fault]),
+        });
+        one_or_more.map_err(|error| {
+            EmulatorError::invalid("faults", "a fault or an array of faults", error.to_string())
+        })
+    }
+
     fn check(&self) -> Result<(), EmulatorError> {
         use FaultKind as K;
 
@@ -422,7 +436,11 @@ mod tests {
             r#"{"leg":"issue","kind":"reset","tmes":1}"#,
             r#"{"leg":"issue","kind":{"slow":{"millis":1,"extra":2}}}"#,
         ] {
-            assert!(serde_json::from_str::<Fault>(text).is_err(), "{text}");
+            assert!(Fault::list_from_json(text.as_bytes()).is_err(), "{text}");
         }
+        let one = br#"{"leg":"issue","kind":"reset"}"#;
+        let reset = Fault::new(Leg::Issue, FaultKind::Reset);
+        assert_eq!(Fault::list_from_json(one).unwrap(), [reset]);
+        assert_eq!(Fault::list_from_json(b"[]").unwrap(), []);
     }
 }

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -48,11 +49,12 @@ impl Peer {
     }
 }
 
-/// Serves until the task is aborted; its connections end with it.
+/// Serves until told to stop, or until the task is aborted; its connections end with it.
 pub(crate) async fn serve<S, F>(
     name: &'static str,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    mut stop: watch::Receiver<()>,
     service: S,
 ) where
     S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
@@ -61,6 +63,8 @@ pub(crate) async fn serve<S, F>(
     let mut connections = JoinSet::new();
     loop {
         let tcp = tokio::select! {
+            // The only change is to stop; an error means that nobody is left to say so.
+            _ = stop.changed() => break,
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => tcp,
                 Err(error) => {
@@ -79,6 +83,8 @@ pub(crate) async fn serve<S, F>(
         };
         connections.spawn(connection(name, tcp, tls.clone(), service.clone()));
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn connection<S, F>(name: &'static str, tcp: TcpStream, tls: Option<TlsAcceptor>, service: S)
@@ -219,24 +225,25 @@ mod tests {
     async fn a_panic_or_a_reset_ends_one_connection_only() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(
-            "test",
-            listener,
-            None,
-            |request, peer: Peer| async move {
-                match request.uri().path() {
-                    "/panic" => panic!("on purpose"),
-                    "/reset" => Err(peer.reset()),
-                    _ => Ok(Reply::bytes(StatusCode::OK, "text/plain", "fine").into_response()),
-                }
-            },
-        ));
+        let (stop, stopped) = watch::channel(());
+        let service = |request: hyper::Request<Incoming>, peer: Peer| async move {
+            match request.uri().path() {
+                "/panic" => panic!("on purpose"),
+                "/reset" => Err(peer.reset()),
+                _ => Ok(Reply::bytes(StatusCode::OK, "text/plain", "fine").into_response()),
+            }
+        };
+        let server = tokio::spawn(serve("test", listener, None, stopped, service));
         assert_eq!(ask(address, "/panic").await.unwrap(), "");
         assert_eq!(
             ask(address, "/reset").await.unwrap_err().kind(),
             io::ErrorKind::ConnectionReset
         );
         assert!(ask(address, "/").await.unwrap().ends_with("fine"));
-        server.abort();
+        let idle = TcpStream::connect(address).await.unwrap();
+        stop.send(()).unwrap();
+        server.await.unwrap();
+        assert!(ask(address, "/").await.is_err(), "nobody listens any more");
+        drop(idle);
     }
 }

@@ -30,11 +30,17 @@ pub(crate) type Secrets = BTreeMap<String, Secret>;
 /// Where state is kept: a folder of the user's, or memory with only the CA file on disk.
 #[derive(Debug)]
 pub(crate) enum State {
-    Kept(PathBuf),
+    Kept {
+        folder: PathBuf,
+        /// Locked while this emulator lives, and however it dies.
+        _lock: fs::File,
+    },
     Fleeting(tempfile::TempDir),
 }
 
+/// What clients trust; made again from the authority at every start.
 const CA_FILE: &str = "ca.pem";
+const LOCK_FILE: &str = "emulator.lock";
 const SECRETS_FILE: &str = "secrets.json";
 
 impl State {
@@ -53,46 +59,65 @@ impl State {
         builder
             .create(folder)
             .map_err(failed(folder, "making the folder"))?;
-        Ok(Self::Kept(folder.to_owned()))
+        let path = folder.join(LOCK_FILE);
+        let mut options = fs::OpenOptions::new();
+        options.create(true).truncate(false).write(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let lock = options.open(&path).map_err(failed(&path, "opening"))?;
+        lock.try_lock().map_err(io::Error::from).map_err(failed(
+            &path,
+            "locking (another emulator may use the folder)",
+        ))?;
+        Ok(Self::Kept {
+            folder: folder.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Where the authority's certificate is written.
     pub(crate) fn ca_file(&self) -> PathBuf {
         match self {
-            Self::Kept(folder) => folder.join(CA_FILE),
+            Self::Kept { folder, .. } => folder.join(CA_FILE),
             Self::Fleeting(folder) => folder.path().join(CA_FILE),
         }
     }
 
-    /// A DER document kept as PEM, if it is there.
-    pub(crate) fn read_pem(
+    /// DER documents kept in one PEM file, in the order of these labels, if the file is there.
+    pub(crate) fn read_pem<const N: usize>(
         &self,
         name: &str,
-        label: &'static str,
+        labels: [&str; N],
         expected: &'static str,
-    ) -> Result<Option<Vec<u8>>, EmulatorError> {
+    ) -> Result<Option<[Vec<u8>; N]>, EmulatorError> {
         let Some((path, text)) = self.read(name)? else {
             return Ok(None);
         };
-        match decode_pem(&text, label) {
-            Some(der) => Ok(Some(der)),
+        match decode_pem(&text, labels) {
+            Some(documents) => Ok(Some(documents)),
             None => Err(EmulatorError::CorruptState { path, expected }),
         }
     }
 
-    /// Keeps a document as PEM; the CA file is written in any case, keys only if state is kept.
+    /// Keeps labelled documents in one file, which is there in full or not at all.
     pub(crate) fn write_pem(
         &self,
         name: &str,
-        label: &str,
-        der: &[u8],
+        documents: &[(&str, &[u8])],
     ) -> Result<(), EmulatorError> {
-        let folder = match self {
-            Self::Kept(folder) => folder,
-            Self::Fleeting(folder) if name == CA_FILE => folder.path(),
-            Self::Fleeting(_) => return Ok(()),
+        let Self::Kept { folder, .. } = self else {
+            return Ok(());
         };
-        write(&folder.join(name), pem(label, der).as_bytes())
+        let text: String = documents
+            .iter()
+            .map(|(label, der)| pem(label, der))
+            .collect();
+        write(&folder.join(name), text.as_bytes())
+    }
+
+    /// Writes what clients are to trust, whether or not other state is kept.
+    pub(crate) fn write_ca(&self, certificate: &[u8]) -> Result<(), EmulatorError> {
+        write(&self.ca_file(), pem("CERTIFICATE", certificate).as_bytes())
     }
 
     pub(crate) fn read_secrets(&self) -> Result<Option<Secrets>, EmulatorError> {
@@ -109,7 +134,7 @@ impl State {
     }
 
     pub(crate) fn write_secrets(&self, secrets: &Secrets) -> Result<(), EmulatorError> {
-        let Self::Kept(folder) = self else {
+        let Self::Kept { folder, .. } = self else {
             return Ok(());
         };
         let path = folder.join(SECRETS_FILE);
@@ -120,13 +145,13 @@ impl State {
     }
 
     fn read(&self, name: &str) -> Result<Option<(PathBuf, Vec<u8>)>, EmulatorError> {
-        let Self::Kept(folder) = self else {
+        let Self::Kept { folder, .. } = self else {
             return Ok(None);
         };
         let path = folder.join(name);
         match fs::read(&path) {
             Ok(text) => {
-                private(&path, name)?;
+                private(&path)?;
                 Ok(Some((path, text)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -150,14 +175,19 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     text
 }
 
-fn decode_pem(text: &[u8], label: &str) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(text).ok()?;
-    let body = text
-        .trim()
-        .strip_prefix(&format!("-----BEGIN {label}-----"))?
-        .strip_suffix(&format!("-----END {label}-----"))?;
-    let body: String = body.split_whitespace().collect();
-    STANDARD.decode(body).ok()
+fn decode_pem<const N: usize>(text: &[u8], labels: [&str; N]) -> Option<[Vec<u8>; N]> {
+    let mut rest = std::str::from_utf8(text).ok()?;
+    let mut documents = [const { Vec::new() }; N];
+    for (label, document) in labels.into_iter().zip(&mut documents) {
+        let (body, after) = rest
+            .trim_start()
+            .strip_prefix(&format!("-----BEGIN {label}-----"))?
+            .split_once(&format!("-----END {label}-----"))?;
+        let body: String = body.split_whitespace().collect();
+        *document = STANDARD.decode(body).ok()?;
+        rest = after;
+    }
+    rest.trim().is_empty().then_some(documents)
 }
 
 /// A new or replaced file that only this user may read; a crash leaves the old one or the new one.
@@ -175,14 +205,14 @@ fn write(path: &Path, content: &[u8]) -> Result<(), EmulatorError> {
 
 /// Refuses a key or secret that others may read.
 #[cfg(unix)]
-fn private(path: &Path, name: &str) -> Result<(), EmulatorError> {
+fn private(path: &Path) -> Result<(), EmulatorError> {
     use std::os::unix::fs::PermissionsExt;
 
     let mode = fs::metadata(path)
         .map_err(failed(path, "reading its mode"))?
         .permissions()
         .mode();
-    if name != CA_FILE && mode & 0o077 != 0 {
+    if mode & 0o077 != 0 {
         return Err(EmulatorError::State {
             path: path.to_owned(),
             what: "others may read this file (it must have mode 0600)",
@@ -193,7 +223,7 @@ fn private(path: &Path, name: &str) -> Result<(), EmulatorError> {
 }
 
 #[cfg(not(unix))]
-fn private(_: &Path, _: &str) -> Result<(), EmulatorError> {
+fn private(_: &Path) -> Result<(), EmulatorError> {
     Ok(())
 }
 
@@ -208,12 +238,28 @@ mod tests {
 
     #[test]
     fn pem_reads_back() {
-        let der = [7_u8; 100];
+        let (first, second) = (vec![7_u8; 100], vec![8_u8; 3]);
+        let text = pem("A", &first) + &pem("B", &second);
         assert_eq!(
-            decode_pem(pem("CERTIFICATE", &der).as_bytes(), "CERTIFICATE").unwrap(),
-            der
+            decode_pem(text.as_bytes(), ["A", "B"]).unwrap(),
+            [first, second]
         );
-        assert!(decode_pem(pem("PRIVATE KEY", &der).as_bytes(), "CERTIFICATE").is_none());
+        assert!(decode_pem(text.as_bytes(), ["A"]).is_none());
+        assert!(decode_pem(text.as_bytes(), ["B", "A"]).is_none());
+        assert!(decode_pem(b"-----BEGIN A-----\nAA", ["A"]).is_none());
+    }
+
+    #[test]
+    fn a_folder_belongs_to_one_emulator_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = State::open(Some(folder.path())).unwrap();
+        let refusal = State::open(Some(folder.path())).unwrap_err();
+        assert!(
+            refusal.to_string().contains("another emulator"),
+            "{refusal}"
+        );
+        drop(first);
+        State::open(Some(folder.path())).unwrap();
     }
 
     #[test]
@@ -222,7 +268,7 @@ mod tests {
         let state = State::open(Some(folder.path())).unwrap();
         write(&folder.path().join("sts.key"), b"not a key").unwrap();
         let refusal = state
-            .read_pem("sts.key", "PRIVATE KEY", "a PKCS #8 key")
+            .read_pem("sts.key", ["PRIVATE KEY"], "a PKCS #8 key")
             .unwrap_err();
         assert!(
             refusal
@@ -242,13 +288,15 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let state = State::open(Some(folder.path())).unwrap();
-        state.write_pem("sts.key", "PRIVATE KEY", b"x").unwrap();
+        state
+            .write_pem("sts.key", &[("PRIVATE KEY", b"x")])
+            .unwrap();
         let path = folder.path().join("sts.key");
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(state.read_pem("sts.key", "PRIVATE KEY", "a key").is_err());
+        assert!(state.read_pem("sts.key", ["PRIVATE KEY"], "a key").is_err());
     }
 }

@@ -7,7 +7,6 @@ use std::{
 
 use aws_lc_rs::{
     digest,
-    encoding::{AsDer, PublicKeyX509Der},
     rand::{self, SystemRandom},
     signature::{
         ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair,
@@ -53,7 +52,7 @@ impl Authority {
         let failed = |_| EmulatorError::crypto("making the authority's key");
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
         let pkcs8 = key.to_pkcs8v1().map_err(failed)?.as_ref().to_vec();
-        let public_key = public_key_info(&key)?;
+        let public_key = public_key_info(&key);
         let name = ca_name();
         let certificate = sign_certificate(
             &key,
@@ -147,7 +146,7 @@ impl Authority {
         let certificate = sign_certificate(
             &self.key,
             &subject,
-            &public_key_info(&key)?,
+            &public_key_info(&key),
             now - BACKDATED,
             now + CA_LIFETIME,
             &[
@@ -242,13 +241,12 @@ impl Certificate {
     }
 }
 
-/// A fresh RSA-2048 SubjectPublicKeyInfo whose private half is thrown away.
-pub(crate) fn stranger_key() -> Result<Vec<u8>, EmulatorError> {
-    let failed = |_| EmulatorError::crypto("making another key");
-    let key =
-        aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).map_err(failed)?;
-    let public: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(failed)?;
-    Ok(public.as_ref().to_vec())
+/// The SubjectPublicKeyInfo (RSA-2048) of a key that nobody has: another modulus of the same form.
+pub(crate) fn stranger_key(public_key: &[u8]) -> Vec<u8> {
+    let mut stranger = public_key.to_vec();
+    let middle = stranger.len() / 2;
+    stranger[middle] ^= 0x55;
+    stranger
 }
 
 fn sign_certificate(
@@ -293,11 +291,11 @@ fn relative_name(attribute: &[u8], value: &[u8]) -> Vec<u8> {
     der::set(&der::sequence(&[&der::oid(attribute), value]))
 }
 
-fn public_key_info(key: &EcdsaKeyPair) -> Result<Vec<u8>, EmulatorError> {
-    Ok(der::sequence(&[
+fn public_key_info(key: &EcdsaKeyPair) -> Vec<u8> {
+    der::sequence(&[
         &der::sequence(&[&der::oid(oid::EC_PUBLIC_KEY), &der::oid(oid::P256)]),
         &der::bit_string(key.public_key().as_ref()),
-    ]))
+    ])
 }
 
 fn extension(kind: &[u8], critical: bool, value: &[u8]) -> Vec<u8> {
@@ -377,7 +375,7 @@ mod tests {
             .issue(&LeafRequest {
                 client_id: "the-client",
                 tenant_id: "the-tenant",
-                public_key: &stranger_key().unwrap(),
+                public_key: &public_key_info(&authority.key),
                 not_before: now,
                 not_after: now + Duration::from_secs(90),
             })

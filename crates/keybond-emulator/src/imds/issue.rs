@@ -131,7 +131,7 @@ fn certify(
     let mut endpoint = addresses.sts;
     for fault in faults {
         match fault {
-            FaultKind::WrongKey => public_key = stranger_key()?,
+            FaultKind::WrongKey => public_key = stranger_key(&public_key),
             FaultKind::WrongClientId => client_id = STRANGER,
             FaultKind::WrongTenantId => tenant_id = STRANGER,
             FaultKind::Expired => (not_before, not_after) = (now - 2 * HOUR, now - HOUR),
