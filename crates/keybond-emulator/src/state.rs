@@ -52,6 +52,8 @@ impl State {
                 .map_err(failed(&std::env::temp_dir(), "making a folder"))?;
             return Ok(Self::Fleeting(folder));
         };
+        // Clients are told where the CA file is, wherever they run.
+        let folder = &std::path::absolute(folder).map_err(failed(folder, "finding the folder"))?;
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
@@ -70,7 +72,7 @@ impl State {
             "locking (another emulator may use the folder)",
         ))?;
         Ok(Self::Kept {
-            folder: folder.to_owned(),
+            folder: folder.clone(),
             _lock: lock,
         })
     }

@@ -511,6 +511,113 @@ async fn openssl_agrees_with_what_is_accepted_and_issued() {
     assert!(said.contains("not Azure"), "{said}");
 }
 
+/// What openssl makes by default is nearly right; the refusal points where its own tool points.
+#[tokio::test]
+async fn a_request_made_by_openssl_is_refused_where_asn1parse_shows_it() {
+    let azure = Emulator::builder().start().await.unwrap();
+    let client = Client::new(&azure);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, csr) = (path("key.pem"), path("csr.der"));
+    let subject = format!("/DC={}/CN={}", azure.tenant_id(), client.system().client_id);
+    let make = ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-sha256"];
+    let pss = [
+        "-sigopt",
+        "rsa_padding_mode:pss",
+        "-sigopt",
+        "rsa_pss_saltlen:32",
+    ];
+    let files = [
+        "-keyout", &key, "-out", &csr, "-outform", "DER", "-subj", &subject,
+    ];
+    openssl(&[&make[..], &pss, &files].concat()).await;
+
+    let der = std::fs::read(&csr).unwrap();
+    let answer = client.issue("", &STANDARD.encode(&der)).await.unwrap();
+    assert_eq!(answer.status, 400);
+    let refused = answer.json();
+    // Everything up to the attributes is right; these are empty.
+    assert_eq!(
+        refused["csr"]["field"],
+        "attribute 1.3.6.1.4.1.311.90.2.10 (CUID)"
+    );
+    let offset = refused["csr"]["offset"].as_u64().unwrap();
+    let parsed = openssl(&["asn1parse", "-inform", "DER", "-in", &csr]).await;
+    let attributes = parsed
+        .lines()
+        .find(|line| line.contains("cont [ 0 ]"))
+        .unwrap();
+    let at: u64 = attributes
+        .split(':')
+        .next()
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert_eq!(offset, at + 2, "after the header of the empty attributes");
+}
+
+/// Old TPMs sign with the longest salt whatever they are asked for: saying 32 is not enough.
+#[tokio::test]
+async fn a_signature_with_another_salt_than_it_says_is_refused() {
+    let azure = Emulator::builder().start().await.unwrap();
+    let client = Client::new(&azure);
+    let key = ClientKey::new();
+    let request = client.request("").await;
+    let files = client.credential(&key, Vec::new(), json!(null));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (info, signature) = (path("info"), path("signature"));
+    std::fs::write(&info, request.info(&key)).unwrap();
+    for (salt, status) in [("32", 200), ("222", 400), ("0", 400)] {
+        let salt = format!("rsa_pss_saltlen:{salt}");
+        openssl(&[
+            "dgst",
+            "-sha256",
+            "-sign",
+            files.key.to_str().unwrap(),
+            "-sigopt",
+            "rsa_padding_mode:pss",
+            "-sigopt",
+            &salt,
+            "-out",
+            &signature,
+            &info,
+        ])
+        .await;
+        let der = request.with_signature(&key, &std::fs::read(&signature).unwrap());
+        let answer = client.issue("", &STANDARD.encode(&der)).await.unwrap();
+        assert_eq!(answer.status, status, "{salt}: {}", answer.json());
+        if status == 400 {
+            assert_eq!(answer.json()["csr"]["field"], "signature");
+            assert_eq!(answer.json()["csr"]["offset"], der.len() - 256);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_names_the_server() {
+    let first = Emulator::builder().start().await.unwrap();
+    let port = first
+        .vault_url()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let refusal = Emulator::builder()
+        .ports(0, port, 0)
+        .start()
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.code(), "emulator_listen_failed");
+    assert!(refusal.retryable());
+    assert_eq!(
+        refusal.to_string(),
+        format!("sts: cannot listen on 127.0.0.1:{port}")
+    );
+}
+
 #[tokio::test]
 async fn the_servers_certificates_pass_strict_verification() {
     let azure = Emulator::builder().start().await.unwrap();

@@ -67,8 +67,9 @@ impl Request {
         }
     }
 
-    pub fn sign(&self, key: &ClientKey) -> Vec<u8> {
-        let info = tlv(
+    /// CertificationRequestInfo: what is signed.
+    pub fn info(&self, key: &ClientKey) -> Vec<u8> {
+        tlv(
             0x30,
             &[
                 tlv(2, &[self.version]),
@@ -77,12 +78,20 @@ impl Request {
                 tlv(0xa0, &self.attributes.concat()),
             ]
             .concat(),
-        );
-        let signature = [&[0], key.sign(&info).as_slice()].concat();
+        )
+    }
+
+    /// The request with this signature.
+    pub fn with_signature(&self, key: &ClientKey, signature: &[u8]) -> Vec<u8> {
+        let signature = tlv(3, &[&[0], signature].concat());
         tlv(
             0x30,
-            &[info, self.algorithm.clone(), tlv(3, &signature)].concat(),
+            &[self.info(key), self.algorithm.clone(), signature].concat(),
         )
+    }
+
+    pub fn sign(&self, key: &ClientKey) -> Vec<u8> {
+        self.with_signature(key, &key.sign(&self.info(key)))
     }
 
     pub fn base64(&self, key: &ClientKey) -> String {
