@@ -70,7 +70,7 @@ pub(crate) fn answer(world: &World, request: &Request) -> Reply {
 
 fn route(world: &World, request: &Request) -> Result<Reply, Reply> {
     let now = world.clock.epoch();
-    let path = request.path.trim_start_matches("/_emulator");
+    let path = request.path.strip_prefix("/_emulator").unwrap_or_default();
     match (path, &request.method) {
         ("/counters", &Method::GET) => Ok(done(json!(world.counting.snapshot()))),
         ("/counters", &Method::DELETE) => {
@@ -90,7 +90,10 @@ fn route(world: &World, request: &Request) -> Result<Reply, Reply> {
         ("/clock", &Method::GET) => Ok(done(json!({ "epoch": now }))),
         ("/clock", &Method::POST) => {
             let Advance { advance_seconds } = body(request)?;
-            world.clock.advance(Duration::from_secs(advance_seconds));
+            world
+                .clock
+                .advance(Duration::from_secs(advance_seconds))
+                .map_err(invalid)?;
             Ok(done(json!({ "epoch": world.clock.epoch() })))
         }
         ("/lifetimes", &Method::POST) => {

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::error::EmulatorError;
+
 /// A source of time.
 pub type ClockSource = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -28,11 +30,7 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> SystemTime {
-        let now = (self.source)();
-        now.checked_add(Duration::from_secs(
-            self.ahead_seconds.load(Ordering::Relaxed),
-        ))
-        .unwrap_or(now)
+        (self.source)() + Duration::from_secs(self.ahead_seconds.load(Ordering::Relaxed))
     }
 
     /// Whole seconds since 1970.
@@ -40,10 +38,24 @@ impl Clock {
         epoch(self.now())
     }
 
-    /// Moves forward by whole seconds.
-    pub(crate) fn advance(&self, by: Duration) {
+    /// Moves forward by whole seconds; by a century in all at most, so that times stay such as
+    /// certificates can hold.
+    pub(crate) fn advance(&self, by: Duration) -> Result<(), EmulatorError> {
+        const CENTURY: u64 = 100 * 365 * 86_400;
         self.ahead_seconds
-            .fetch_add(by.as_secs(), Ordering::Relaxed);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ahead| {
+                ahead
+                    .checked_add(by.as_secs())
+                    .filter(|ahead| *ahead <= CENTURY)
+            })
+            .map(drop)
+            .map_err(|ahead| {
+                EmulatorError::invalid(
+                    "advance_seconds",
+                    format!("at most {} more", CENTURY - ahead),
+                    by.as_secs().to_string(),
+                )
+            })
     }
 }
 
@@ -105,7 +117,16 @@ mod tests {
     fn moving_the_clock_moves_every_copy_of_it() {
         let clock = Clock::new(Arc::new(|| UNIX_EPOCH + Duration::from_secs(10)));
         let copy = clock.clone();
-        clock.advance(Duration::from_secs(5));
+        clock.advance(Duration::from_secs(5)).unwrap();
         assert_eq!(copy.epoch(), 15);
+        for far in [Duration::from_secs(100 * 365 * 86_400), Duration::MAX] {
+            let refusal = copy.advance(far).unwrap_err();
+            assert!(
+                refusal
+                    .to_string()
+                    .starts_with("advance_seconds: expected at most")
+            );
+        }
+        assert_eq!(clock.epoch(), 15);
     }
 }

@@ -197,8 +197,11 @@ impl Emulator {
     }
 
     /// Moves the emulator's clock forward by whole seconds.
-    pub fn advance_clock(&self, by: Duration) {
-        self.world.clock.advance(by);
+    ///
+    /// # Errors
+    /// More than a century since the start.
+    pub fn advance_clock(&self, by: Duration) -> Result<(), EmulatorError> {
+        self.world.clock.advance(by)
     }
 
     /// How long certificates issued from now on are valid.

@@ -56,7 +56,7 @@
 //!
 //! [`Emulator::inject`] makes a leg misbehave: see [`FaultKind`]. With [`Emulator::advance_clock`],
 //! [`Emulator::set_certificate_lifetime`], [`Emulator::revoke`] and [`Emulator::counters`] whole
-//! scenarios can be played without waiting.
+//! scenarios can be played without waiting; [`Fault::list_from_json`] reads them from a file.
 //!
 //! The same is there for other processes, as JSON under `/_emulator/` on the IMDS port:
 //!

@@ -384,6 +384,7 @@ async fn other_processes_steer_the_emulator_over_http() {
         ("lifetimes", r#"{"certificate_lifetime_seconds":0}"#),
         ("lifetimes", r#"{"certificate_lifetime":1}"#),
         ("clock", "{}"),
+        ("clock", r#"{"advance_seconds":18446744073709551615}"#),
     ] {
         assert_eq!(post(path, body).await.status, 400, "{path} {body}");
     }

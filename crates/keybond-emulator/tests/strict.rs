@@ -397,7 +397,7 @@ async fn certificates_live_and_die_by_the_emulators_clock() {
     let system = client.system();
     let credential = client.enrol("", &ClientKey::new()).await;
     let token = client.token(system, &credential).await;
-    azure.advance_clock(Duration::from_secs(100));
+    azure.advance_clock(Duration::from_secs(100)).unwrap();
     let form = client.form(system, "https://vault.azure.net/.default", "mtls_pop");
     let answer = client
         .ask_token(Some(&credential), &form, &[])

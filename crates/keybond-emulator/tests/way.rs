@@ -168,7 +168,9 @@ async fn the_vault_refuses_every_other_token() {
     assert_eq!(answer.status, 401);
     assert!(answer.description().contains("only the scheme mtls_pop"));
 
-    azure.advance_clock(std::time::Duration::from_secs(86_399));
+    azure
+        .advance_clock(std::time::Duration::from_secs(86_399))
+        .unwrap();
     let answer = client.secret(Some(&credential), &good, &[]).await.unwrap();
     assert!(answer.description().contains("[TokenExpired]"));
 }
