@@ -396,3 +396,24 @@ async fn other_processes_steer_the_emulator_over_http() {
         .unwrap();
     assert_eq!(from_a_page.status, 403);
 }
+
+#[tokio::test]
+async fn shutdown_waits_for_nobody_and_a_slow_leg_delays_only_itself() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let azure = Emulator::builder().start().await.unwrap();
+    let hour = FaultKind::Slow { millis: 3_600_000 };
+    azure.inject(Fault::new(Leg::Metadata, hour)).unwrap();
+    let address = azure.imds_url().replace("http://", "");
+    let mut slow = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let request = format!("GET {METADATA} HTTP/1.1\r\nHost: x\r\nMetadata: true\r\n\r\n");
+    slow.write_all(request.as_bytes()).await.unwrap();
+    while azure.counters().metadata == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Another leg of the same server answers meanwhile.
+    let probe = Client::new(&azure).get(METADATA, &[REQUEST_ID]).await;
+    assert_eq!(probe.unwrap().status, 400);
+    azure.shutdown().await;
+    assert_eq!(slow.read(&mut [0; 16]).await.unwrap_or(0), 0, "no answer");
+}
