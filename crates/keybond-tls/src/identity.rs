@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use der::{Decode as _, Encode as _};
 use keybond_keys::HeldKey;
+use x509_cert::Certificate;
 
 use crate::error::TlsError;
 
@@ -10,26 +13,39 @@ use crate::error::TlsError;
 pub struct ClientIdentity {
     chain: Vec<Vec<u8>>,
     key: Arc<HeldKey>,
+    x5t_s256: [u8; 32],
 }
 
 impl ClientIdentity {
     /// Joins a certificate chain (DER, the client's own first) and its key.
     ///
     /// # Errors
-    /// [`TlsError::Identity`] if the chain is empty, its first certificate cannot be read or certifies
-    /// another key.
+    /// [`TlsError::Identity`] if the chain is empty, one of its certificates cannot be read, or the first
+    /// certifies another key.
     pub fn new(chain: Vec<Vec<u8>>, key: Arc<HeldKey>) -> Result<Self, TlsError> {
-        let leaf = chain.first().ok_or(TlsError::Identity {
-            problem: "the certificate chain is empty",
-        })?;
-        let spki = key.public_key().spki_der();
-        // A SubjectPublicKeyInfo stands in a certificate byte for byte (RFC 5280 §4.1).
-        if !leaf.windows(spki.len()).any(|window| window == spki) {
-            return Err(TlsError::Identity {
-                problem: "the certificate is for another key",
-            });
+        let leaf = chain
+            .first()
+            .ok_or_else(|| invalid("the certificate chain is empty"))?;
+        let mut leaf_spki = None;
+        for (position, certificate) in chain.iter().enumerate() {
+            let spki = public_key_of(certificate).map_err(|error| {
+                invalid(format!(
+                    "certificate {} of the chain cannot be read: {error}",
+                    position + 1
+                ))
+            })?;
+            leaf_spki.get_or_insert(spki);
         }
-        Ok(Self { chain, key })
+        if leaf_spki.as_deref() != Some(key.public_key().spki_der()) {
+            return Err(invalid("the certificate is for another key"));
+        }
+        let mut x5t_s256 = [0; 32];
+        x5t_s256.copy_from_slice(digest(&SHA256, leaf).as_ref());
+        Ok(Self {
+            chain,
+            key,
+            x5t_s256,
+        })
     }
 
     /// The certificates (DER), the client's own first.
@@ -41,6 +57,11 @@ impl ClientIdentity {
     pub fn key(&self) -> &Arc<HeldKey> {
         &self.key
     }
+
+    /// SHA-256 of the client's certificate (DER): what a token's `cnf.x5t#S256` holds in base64url (RFC 8705 §3.1).
+    pub fn x5t_s256(&self) -> [u8; 32] {
+        self.x5t_s256
+    }
 }
 
 impl fmt::Debug for ClientIdentity {
@@ -49,5 +70,19 @@ impl fmt::Debug for ClientIdentity {
             .field("certificates", &self.chain.len())
             .field("key", &self.key)
             .finish()
+    }
+}
+
+/// The SubjectPublicKeyInfo (DER) of a certificate.
+fn public_key_of(certificate: &[u8]) -> der::Result<Vec<u8>> {
+    Certificate::from_der(certificate)?
+        .tbs_certificate()
+        .subject_public_key_info()
+        .to_der()
+}
+
+fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> TlsError {
+    TlsError::Identity {
+        problem: problem.into(),
     }
 }
