@@ -10,7 +10,7 @@ use aws_lc_rs::{rand, signature::RsaPublicKeyComponents};
 
 use crate::{
     commands,
-    error::{ErrorKind, TpmError},
+    error::TpmError,
     keyfile::KeyBlob,
     pss,
     public::{RsaPublic, name_of},
@@ -321,10 +321,8 @@ fn read_public(tpm: &Tpm, blob: &Arc<KeyBlob>) -> Result<RsaPublic, TpmError> {
     RsaPublic::parse("TPM2_ReadPublic", &area)
 }
 
-/// Whether the TPM says that it does not do this with this key, as opposed to not now.
 fn refuses_scheme(error: &TpmError) -> bool {
-    let refused = matches!(error.kind(), ErrorKind::NotSupported | ErrorKind::Failed);
-    matches!(error, TpmError::Response { .. }) && refused && !error.retryable()
+    matches!(error, TpmError::Response { code, .. } if code.refuses_scheme())
 }
 
 fn secret(pin: &Option<Arc<Pin>>) -> &[u8] {

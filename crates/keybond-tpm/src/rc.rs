@@ -74,7 +74,21 @@ impl ResponseCode {
 
     /// Whether a handle is not (or no longer) loaded.
     pub(crate) fn lost_handle(self) -> bool {
-        matches!(self.base(), 0x8b | 0x910..=0x916)
+        match self.base() {
+            0x8b | 0x910..=0x916 => true,
+            // libtpms, of a transient handle that names nothing.
+            0x84 => matches!(self.subject(), Some(Subject::Handle(_))),
+            _ => false,
+        }
+    }
+
+    /// Whether the TPM says that this key and scheme do not go together, as opposed to not now: ASYMMETRIC,
+    /// ATTRIBUTES, HASH, VALUE of a parameter, MGF, MODE, SCHEME, SELECTOR, KEY, COMMAND_CODE.
+    pub(crate) fn refuses_scheme(self) -> bool {
+        match self.base() {
+            0x84 => matches!(self.subject(), Some(Subject::Parameter(_))),
+            code => matches!(code, 0x81..=0x83 | 0x88 | 0x89 | 0x92 | 0x98 | 0x9c | 0x143),
+        }
     }
 
     /// Whether the same command may succeed a little later.
@@ -196,6 +210,22 @@ mod tests {
             (0x7ff, "0x7ff"),
         ] {
             assert_eq!(ResponseCode::new(raw).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_lost_handle_is_no_refusal_of_a_scheme() {
+        for lost in [0x18b, 0x910, 0x184] {
+            let code = ResponseCode::new(lost);
+            assert!(code.lost_handle() && !code.refuses_scheme(), "{code}");
+        }
+        for refusal in [0x2d2, 0x2c4, 0x19c, 0x182, 0x143] {
+            let code = ResponseCode::new(refusal);
+            assert!(code.refuses_scheme() && !code.lost_handle(), "{code}");
+        }
+        for neither in [0x101, 0x921, 0x98e, 0x902, 0x1df] {
+            let code = ResponseCode::new(neither);
+            assert!(!code.refuses_scheme() && !code.lost_handle(), "{code}");
         }
     }
 

@@ -148,7 +148,7 @@ fn a_connection_that_died_is_replaced_without_the_caller_noticing() {
 #[test]
 fn a_lost_handle_and_a_full_memory_are_made_good_once() {
     let swtpm = Swtpm::start().unwrap();
-    for rc in [0x902, 0x910, 0x18b] {
+    for rc in [0x902, 0x910, 0x18b, 0x184] {
         let (_shim, key) = faulty_sign(&swtpm, 1, Action::Answer(response_code(rc)));
         assert_signs(&key, PKCS1);
         let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Answer(response_code(rc)));
