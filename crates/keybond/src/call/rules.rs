@@ -1,0 +1,138 @@
+//! How resources want to be called, host by host.
+
+use keybond_tls::Leg;
+
+/// How the hosts of a resource want to be called.
+///
+/// Azure Key Vault, for instance, reads the request before it asks for the client certificate, and wants a
+/// header that announces a bound token. Its rules are built in, like those of Managed HSM and Microsoft Graph.
+#[derive(Clone, Debug)]
+pub struct ResourceRule {
+    host: String,
+    pub(crate) resource: Option<String>,
+    pub(crate) token_bound_header: bool,
+    pub(crate) leg: Leg,
+}
+
+impl ResourceRule {
+    /// A rule for one host (`vault.example`) or for all names below one (`*.vault.example`). Without more, the
+    /// certificate is shown in the first handshake and no header is added.
+    pub fn new(host: &str) -> Self {
+        Self {
+            host: host.to_ascii_lowercase(),
+            resource: None,
+            token_bound_header: false,
+            leg: Leg::FirstHandshake,
+        }
+    }
+
+    /// The resource that tokens for these hosts are for.
+    #[must_use]
+    pub fn resource(mut self, resource: &str) -> Self {
+        self.resource = Some(resource.to_owned());
+        self
+    }
+
+    /// Adds `x-ms-tokenboundauth: true` to requests.
+    #[must_use]
+    pub fn token_bound_header(mut self) -> Self {
+        self.token_bound_header = true;
+        self
+    }
+
+    /// Shows the certificate when the server asks for it, in the first handshake or in a TLS 1.2
+    /// renegotiation.
+    #[must_use]
+    pub fn on_demand(mut self) -> Self {
+        self.leg = Leg::OnDemand;
+        self
+    }
+
+    fn covers(&self, host: &str) -> bool {
+        match self.host.strip_prefix("*.") {
+            Some(parent) => host
+                .strip_suffix(parent)
+                .is_some_and(|below| below.len() > 1 && below.ends_with('.')),
+            None => host == self.host,
+        }
+    }
+}
+
+/// The rules of a client: its own first, then the built-in ones.
+#[derive(Clone, Debug)]
+pub(crate) struct ResourceRules {
+    own: usize,
+    rules: Vec<ResourceRule>,
+}
+
+impl Default for ResourceRules {
+    fn default() -> Self {
+        const VAULTS: [&str; 6] = [
+            "vault.azure.net",
+            "vault.usgovcloudapi.net",
+            "vault.azure.cn",
+            "managedhsm.azure.net",
+            "managedhsm.usgovcloudapi.net",
+            "managedhsm.azure.cn",
+        ];
+        let vaults = VAULTS.into_iter().map(|parent| {
+            ResourceRule::new(&format!("*.{parent}"))
+                .resource(&format!("https://{parent}"))
+                .token_bound_header()
+                .on_demand()
+        });
+        let graph = ["graph.microsoft.com", "mtlstb.graph.microsoft.com"]
+            .into_iter()
+            .map(|host| ResourceRule::new(host).resource("https://graph.microsoft.com"));
+        Self {
+            own: 0,
+            rules: vaults.chain(graph).collect(),
+        }
+    }
+}
+
+impl ResourceRules {
+    /// Adds one of the client's own; the first that covers a host counts.
+    pub(crate) fn add(&mut self, rule: ResourceRule) {
+        self.rules.insert(self.own, rule);
+        self.own += 1;
+    }
+
+    pub(crate) fn find(&self, host: &str) -> Option<&ResourceRule> {
+        self.rules.iter().find(|rule| rule.covers(host))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vaults_are_known_and_their_lookalikes_are_not() {
+        let rules = ResourceRules::default();
+        let vault = rules.find("mine.vault.azure.net").unwrap();
+        assert_eq!(vault.resource.as_deref(), Some("https://vault.azure.net"));
+        assert!(vault.token_bound_header && vault.leg == Leg::OnDemand);
+        let graph = rules.find("mtlstb.graph.microsoft.com").unwrap();
+        assert!(!graph.token_bound_header && graph.leg == Leg::FirstHandshake);
+        for host in [
+            "vault.azure.net",
+            "mine.vault.azure.net.example",
+            "evilvault.azure.net",
+            "x.graph.microsoft.com",
+        ] {
+            assert!(rules.find(host).is_none(), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_clients_own_rules_go_first_in_their_order() {
+        let mut rules = ResourceRules::default();
+        rules.add(ResourceRule::new("mine.vault.azure.net").resource("first"));
+        rules.add(ResourceRule::new("*.vault.azure.net").resource("second"));
+        let resource = |host| rules.find(host).unwrap().resource.clone().unwrap();
+        assert_eq!(resource("mine.vault.azure.net"), "first");
+        assert_eq!(resource("other.vault.azure.net"), "second");
+        assert_eq!(resource("x.vault.azure.cn"), "https://vault.azure.cn");
+    }
+}

@@ -1,0 +1,287 @@
+//! The client: one managed identity, its binding and its tokens.
+
+mod builder;
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ::http::Method;
+use keybond_keys::{KeyProvider, Strength};
+
+pub use self::builder::ManagedIdentityBuilder;
+use crate::{
+    acquisition::Acquisition,
+    attestation::AttestationProvider,
+    call::{RequestBuilder, ResourceRules},
+    credential::{self, Binding, cache::BindingCache},
+    environment::{DISABLE_IMDS_V2, Environment, imds_v2_disabled},
+    error::Error,
+    hosts::StsHosts,
+    http::Deadline,
+    identity::Identity,
+    imds::Imds,
+    leg::{Leg, OnLeg},
+    random::{self, Random},
+    source::{self, SourceReport},
+    time::Clock,
+    token::{
+        AccessToken,
+        cache::{Slot, TokenCache},
+        request, resource_of,
+    },
+};
+
+/// After a failure in the background, how long until the next try.
+const BACKGROUND_PAUSE: Duration = Duration::from_secs(30);
+
+/// A managed identity whose credential is a held key.
+///
+/// Clones share everything: key, certificate and tokens. The methods must be called on a tokio runtime with
+/// its timer and network enabled. Every future may be dropped at any instant; work that others wait for goes
+/// on.
+#[derive(Clone)]
+pub struct ManagedIdentity {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) imds: Imds,
+    pub(crate) keys: KeyProvider,
+    pub(crate) floor: Option<Strength>,
+    pub(crate) attestation: Option<Arc<dyn AttestationProvider>>,
+    pub(crate) sts_hosts: StsHosts,
+    pub(crate) rules: ResourceRules,
+    pub(crate) environment: Arc<dyn Environment>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) on_leg: Option<OnLeg>,
+    pub(crate) deadline: Duration,
+    pub(crate) probe_budget: Duration,
+    pub(crate) response_limit: usize,
+    pub(crate) bindings: BindingCache,
+    pub(crate) tokens: TokenCache,
+}
+
+impl ManagedIdentity {
+    /// Starts the configuration of a client.
+    pub fn builder() -> ManagedIdentityBuilder {
+        ManagedIdentityBuilder::default()
+    }
+
+    /// A token for a resource (`https://vault.azure.net`, or the scope with `/.default`), bound to this
+    /// client's certificate. A cached one is returned at once.
+    ///
+    /// # Errors
+    /// [`Error`] names the leg on which the way to the token ended.
+    pub async fn token(&self, resource: &str) -> Result<Arc<AccessToken>, Error> {
+        let resource = resource_of(resource)?;
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        if let Some(token) = shared.tokens.usable(resource, now, &shared.bindings) {
+            if now >= token.refresh_on() {
+                self.refresh_in_background(resource, now);
+            }
+            return Ok(token);
+        }
+        let slot = shared.tokens.slot(resource);
+        let start = || {
+            fetch_token(
+                Arc::clone(shared),
+                Arc::clone(&slot),
+                resource.to_owned(),
+                false,
+            )
+        };
+        slot.flight.join(start).await
+    }
+
+    /// The binding: key, certificate and what belongs to them. A cached one is returned at once.
+    ///
+    /// # Errors
+    /// [`Error`] names the leg on which the way to the certificate ended.
+    pub async fn credential(&self) -> Result<Arc<Binding>, Error> {
+        let shared = &self.shared;
+        if let Some(binding) = shared.bindings.usable(shared.clock.now())
+            && !shared.is_due(&binding)
+        {
+            return Ok(binding);
+        }
+        let way = shared.acquisition()?;
+        obtain_binding(shared, &way).await
+    }
+
+    /// Has the same key certified anew and gives up every token of older certificates.
+    ///
+    /// # Errors
+    /// As [`ManagedIdentity::credential`]; the certificate in use then stays in use.
+    pub async fn renew(&self) -> Result<Arc<Binding>, Error> {
+        let shared = &self.shared;
+        let way = shared.acquisition()?;
+        let before = shared.bindings.current_version();
+        loop {
+            // The run that is joined may be one that merely found the binding that is to be replaced.
+            let start = || mint_binding(Arc::clone(shared), way.clone(), true);
+            let binding = shared.bindings.flight.join(start).await?;
+            if binding.version() > before {
+                shared.bindings.retire_below(binding.version());
+                return Ok(binding);
+            }
+        }
+    }
+
+    /// Starts a request to a resource: bound token, mutual TLS with the same binding.
+    pub fn request(&self, method: Method, url: &str) -> RequestBuilder {
+        RequestBuilder::new(self.clone(), method, url)
+    }
+
+    /// [`ManagedIdentity::request`] with GET.
+    pub fn get(&self, url: &str) -> RequestBuilder {
+        self.request(Method::GET, url)
+    }
+
+    /// Finds out which metadata service is here, without a key or a credential and within the probe budget.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if no request id can be made; whatever the network answers is in the report.
+    pub async fn source_probe(&self) -> Result<SourceReport, Error> {
+        let mut way = self.shared.acquisition()?;
+        way.deadline = Deadline::after(self.shared.probe_budget);
+        source::find(&self.shared, &way).await
+    }
+
+    /// The provider of this client's key.
+    pub fn key_provider(&self) -> &KeyProvider {
+        &self.shared.keys
+    }
+
+    /// Whose credential this is.
+    pub fn identity(&self) -> &Identity {
+        &self.shared.imds.identity
+    }
+
+    fn refresh_in_background(&self, resource: &str, now: SystemTime) {
+        let slot = self.shared.tokens.slot(resource);
+        if slot.refresh.pass(now, BACKGROUND_PAUSE) {
+            slot.flight.launch(|| {
+                fetch_token(
+                    Arc::clone(&self.shared),
+                    Arc::clone(&slot),
+                    resource.to_owned(),
+                    true,
+                )
+            });
+        }
+    }
+}
+
+impl fmt::Debug for ManagedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ManagedIdentity")
+            .field("identity", self.identity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Begins a way through the legs.
+    pub(crate) fn acquisition(&self) -> Result<Acquisition, Error> {
+        Ok(Acquisition {
+            id: random::uuid(&*self.random)?.into(),
+            deadline: Deadline::after(self.deadline),
+            on_leg: self.on_leg.clone(),
+        })
+    }
+
+    /// Whether the binding should be replaced while it is still used: its time is coming, or the provider
+    /// has another key by now (a stronger one, or one instead of a dead one).
+    fn is_due(&self, binding: &Binding) -> bool {
+        self.clock.now() >= binding.renew_on()
+            || self
+                .keys
+                .cached()
+                .is_some_and(|key| key.id() != binding.key().id())
+    }
+
+    /// Asked before every leg that goes to the network for a bound token, and read anew each time.
+    pub(crate) fn check_switch(&self, leg: Leg) -> Result<(), Error> {
+        if imds_v2_disabled(&*self.environment) {
+            return Err(Error::Disabled {
+                leg,
+                switch: DISABLE_IMDS_V2,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// One run of a token fetch. `refresh` says that a usable token need not stop it.
+async fn fetch_token(
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    resource: String,
+    refresh: bool,
+) -> Result<Arc<AccessToken>, Error> {
+    // A run that ended between the caller's look and this one's start.
+    if !refresh && let Some(token) = slot.usable(shared.clock.now(), &shared.bindings) {
+        return Ok(token);
+    }
+    shared.check_switch(Leg::Token)?;
+    let way = shared.acquisition()?;
+    let fetched = async {
+        loop {
+            let binding = obtain_binding(&shared, &way).await?;
+            let asking = request::request(&shared, &way, &binding, &resource);
+            let token = way.leg(Leg::Token, asking).await?;
+            // A renewal in the meantime gave this certificate up: the next round uses the new one.
+            if !shared.bindings.is_retired(&binding) {
+                slot.put(&token);
+                return Ok(token);
+            }
+        }
+    };
+    let fetched = Box::pin(fetched).await;
+    if let (true, Err(error)) = (refresh, &fetched) {
+        tracing::warn!(target: "keybond", %resource, %error, "a token could not be refreshed; the old one stays in use");
+    }
+    fetched
+}
+
+/// The binding in use, or the next one. Past its renewal time it is replaced in the background.
+async fn obtain_binding(shared: &Arc<Shared>, way: &Acquisition) -> Result<Arc<Binding>, Error> {
+    let now = shared.clock.now();
+    let start = || mint_binding(Arc::clone(shared), way.clone(), false);
+    let Some(binding) = shared.bindings.usable(now) else {
+        return shared.bindings.flight.join(start).await;
+    };
+    if shared.is_due(&binding) && shared.bindings.renewal.pass(now, BACKGROUND_PAUSE) {
+        shared.bindings.flight.launch(|| {
+            let minted = mint_binding(Arc::clone(shared), way.clone(), true);
+            async {
+                let minted = minted.await;
+                if let Err(error) = &minted {
+                    tracing::warn!(target: "keybond", %error, "the certificate could not be renewed; the old one stays in use");
+                }
+                minted
+            }
+        });
+    }
+    Ok(binding)
+}
+
+/// One run of the way to a certificate. `anew` says that a usable binding need not stop it.
+async fn mint_binding(
+    shared: Arc<Shared>,
+    way: Acquisition,
+    anew: bool,
+) -> Result<Arc<Binding>, Error> {
+    // A run that ended between the caller's look and this one's start.
+    if !anew && let Some(binding) = shared.bindings.usable(shared.clock.now()) {
+        return Ok(binding);
+    }
+    let binding = Box::pin(credential::mint(&shared, &way)).await?;
+    shared.bindings.put(&binding);
+    Ok(binding)
+}

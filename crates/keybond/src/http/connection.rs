@@ -1,0 +1,243 @@
+//! A connection: TCP, or TLS whose facts stay readable while HTTP uses it.
+
+use std::{
+    error::Error as StdError,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use ::http::{Request, Response, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use keybond_tls::{TlsConn, TlsInfo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use url::{Host, Url};
+
+use super::{Ask, CONNECT_TIMEOUT, Net, Via, header_value};
+use crate::{
+    error::{At, Error},
+    hosts::is_local,
+};
+
+/// A connection with HTTP/1.1 on it. Dropping it closes it at once.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<()>,
+    tls: Option<SharedConn>,
+    address: String,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Connection {
+    pub(super) async fn open(net: &Net, ask: &Ask, at: &At) -> Result<Self, Error> {
+        let address = address(&ask.url);
+        let tcp = dial(&ask.url, at, &address).await?;
+        match &ask.via {
+            Via::LocalTcp => {
+                // A name like `localhost` can be made to lead anywhere.
+                let peer = tcp.peer_addr().map_err(|e| broken(at, &address, &e))?;
+                if !is_local(peer.ip()) {
+                    return Err(Error::Host {
+                        at: at.clone(),
+                        field: "imds_endpoint".into(),
+                        address: peer.to_string(),
+                        problem: "it leads off this machine and its link",
+                    });
+                }
+                Self::start(tcp, None, address, at).await
+            }
+            Via::Tls(leg, identity) => {
+                let host = match ask.url.host() {
+                    Some(Host::Ipv6(ip)) => ip.to_string(),
+                    Some(host) => host.to_string(),
+                    None => String::new(),
+                };
+                let conn = net
+                    .tls
+                    .connect(tcp, &host, *leg, Some(Arc::clone(identity)))
+                    .await
+                    .map_err(|cause| Error::Tls {
+                        at: at.clone(),
+                        host: address.clone(),
+                        cause: Arc::new(cause),
+                    })?;
+                let shared = SharedConn(Arc::new(Mutex::new(conn)));
+                Self::start(shared.clone(), Some(shared), address, at).await
+            }
+        }
+    }
+
+    async fn start<I>(
+        io: I,
+        tls: Option<SharedConn>,
+        address: String,
+        at: &At,
+    ) -> Result<Self, Error>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (sender, driver) = http1::handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| broken(at, &address, &error))?;
+        let driver = tokio::spawn(async move {
+            // Its error reaches the sender or the body, too.
+            let _ = driver.await;
+        });
+        Ok(Self {
+            sender,
+            driver,
+            tls,
+            address,
+        })
+    }
+
+    pub(super) async fn send(&mut self, ask: &Ask, at: &At) -> Result<Response<Incoming>, Error> {
+        let url = &ask.url;
+        let target = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let mut request = Request::builder()
+            .method(ask.method.clone())
+            .uri(target)
+            .body(Full::new(ask.body.clone()))
+            .map_err(|error| Error::configuration("url", error.to_string()))?;
+        *request.headers_mut() = ask.headers.clone();
+        let host = match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            None => url.host_str().unwrap_or_default().to_owned(),
+        };
+        request
+            .headers_mut()
+            .insert(header::HOST, header_value("host", &host)?);
+        self.sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.broken(at, &error))
+    }
+
+    pub(super) fn tls(&self) -> Option<TlsInfo> {
+        self.tls.as_ref().map(|tls| tls.lock().info())
+    }
+
+    pub(super) fn broken(&self, at: &At, error: &(dyn StdError + 'static)) -> Error {
+        broken(at, &self.address, error)
+    }
+
+    pub(super) fn silent(&self, at: &At, waited: Duration) -> Error {
+        unanswered(at, self.address.clone(), waited)
+    }
+}
+
+pub(super) fn silent(at: &At, url: &Url, waited: Duration) -> Error {
+    unanswered(at, address(url), waited)
+}
+
+async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
+    let port = url.port_or_known_default().unwrap_or(0);
+    let dialled = async {
+        match url.host() {
+            Some(Host::Domain(name)) => TcpStream::connect((name, port)).await,
+            Some(Host::Ipv4(ip)) => TcpStream::connect((ip, port)).await,
+            Some(Host::Ipv6(ip)) => TcpStream::connect((ip, port)).await,
+            None => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    };
+    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, dialled)
+        .await
+        .map_err(|_| unanswered(at, address.to_owned(), CONNECT_TIMEOUT))?
+        .map_err(|error| broken(at, address, &error))?;
+    // Requests are written whole; nothing is gained by waiting for more. Failing to say so only costs time.
+    let _ = tcp.set_nodelay(true);
+    Ok(tcp)
+}
+
+fn address(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    format!("{host}:{}", url.port_or_known_default().unwrap_or(0))
+}
+
+fn broken(at: &At, address: &str, error: &(dyn StdError + 'static)) -> Error {
+    let mut cause = error.to_string();
+    let mut timed_out = false;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            timed_out |= io.kind() == io::ErrorKind::TimedOut;
+        }
+        next = error.source();
+        if let Some(source) = next {
+            cause = format!("{cause}: {source}");
+        }
+    }
+    Error::Unreachable {
+        at: at.clone(),
+        address: address.to_owned(),
+        cause,
+        timed_out,
+    }
+}
+
+fn unanswered(at: &At, address: String, waited: Duration) -> Error {
+    Error::Unreachable {
+        at: at.clone(),
+        address,
+        cause: format!("no answer within {waited:?}"),
+        timed_out: true,
+    }
+}
+
+/// A TLS connection that HTTP drives while its facts are read. The lock is held for single polls only.
+#[derive(Clone)]
+struct SharedConn(Arc<Mutex<Box<dyn TlsConn>>>);
+
+impl SharedConn {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn TlsConn>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for SharedConn {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SharedConn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.lock()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.lock()).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,186 @@
+//! The token leg: client credentials over mutual TLS, and everything the answer must agree with.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use keybond_tls::Leg as TlsLeg;
+use serde_json::Value;
+
+use super::{AccessToken, MARGIN, TokenType};
+use crate::{
+    acquisition::Acquisition,
+    client::Shared,
+    credential::Binding,
+    error::{At, Error},
+    http::{Answer, Ask, Via, header_value},
+    imds::retry::Family,
+    json::Object,
+    leg::{Done, Leg},
+};
+
+/// Tokens live a day; a month is more than any service grants.
+const LONGEST_LIFE: u64 = 31 * 24 * 60 * 60;
+
+/// Asks for a token for `resource`, bound to `binding`.
+pub(crate) async fn request(
+    shared: &Shared,
+    way: &Acquisition,
+    binding: &Arc<Binding>,
+    resource: &str,
+) -> Result<Done<Arc<AccessToken>>, Error> {
+    let at = At::new(Leg::Token, &way.id);
+    // The environment may have changed since the certificate was issued.
+    shared.sts_hosts.check(
+        &at,
+        "mtls_authentication_endpoint",
+        binding.token_endpoint(),
+        &*shared.environment,
+    )?;
+    let ask = ask(binding, resource, &way.id)?;
+    let asked_at = shared.clock.now();
+    let (answer, _) = shared
+        .imds
+        .net
+        .persist(&ask, &at, way.deadline, Family::Sts)
+        .await?;
+    let at = at.with_status(answer.status.as_u16());
+    if answer.status.as_u16() != 200 {
+        return Err(answer.refusal(at));
+    }
+    let token = read(&answer, &at, binding, resource, asked_at)?;
+    let life = token
+        .expires_on
+        .duration_since(asked_at)
+        .unwrap_or_default();
+    let outcome = format!(
+        "mtls_pop for {resource}, {} s, {}",
+        life.as_secs(),
+        if token.confirmed {
+            "bound to the certificate"
+        } else {
+            "opaque: it does not show what it is bound to"
+        }
+    );
+    Ok(Done {
+        value: Arc::new(token),
+        outcome,
+        tls: answer.tls,
+    })
+}
+
+fn ask(binding: &Arc<Binding>, resource: &str, correlation_id: &str) -> Result<Ask, Error> {
+    let body = url::form_urlencoded::Serializer::new(String::new())
+        .append_pair("client_id", binding.client_id())
+        .append_pair("scope", &format!("{resource}/.default"))
+        .append_pair("grant_type", "client_credentials")
+        .append_pair("token_type", TokenType::MtlsPop.name())
+        .finish();
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("accept", "application/json"),
+        ("return-client-request-id", "true"),
+        ("x-ms-lib-capability", "retry-after, h429"),
+        ("x-client-sku", "keybond"),
+        ("x-client-ver", env!("CARGO_PKG_VERSION")),
+        ("x-client-os", std::env::consts::OS),
+    ] {
+        headers.insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+    headers.insert(
+        HeaderName::from_static("client-request-id"),
+        header_value("client-request-id", correlation_id)?,
+    );
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let via = Via::Tls(
+        TlsLeg::FirstHandshake,
+        Arc::clone(binding.client_identity()),
+    );
+    Ok(Ask {
+        method: Method::POST,
+        url: binding.token_url().clone(),
+        headers,
+        body: Bytes::from(body),
+        via,
+    })
+}
+
+fn read(
+    answer: &Answer,
+    at: &At,
+    binding: &Arc<Binding>,
+    resource: &str,
+    asked_at: SystemTime,
+) -> Result<AccessToken, Error> {
+    const SANE: &str = "a number of seconds from 1 to a month";
+    let object = Object::parse(&answer.body, at)?;
+    let expected = TokenType::MtlsPop.name();
+    let token_type = object.text("token_type")?;
+    if !token_type.eq_ignore_ascii_case(expected) {
+        return Err(at.mismatch("token_type", expected, token_type));
+    }
+    let secret = object.text("access_token")?;
+    if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(object.unexpected("access_token", "a token of printable characters"));
+    }
+    let life = object
+        .seconds("expires_in")?
+        .ok_or_else(|| object.unexpected("expires_in", SANE))?;
+    if !(1..=LONGEST_LIFE).contains(&life) {
+        return Err(object.unexpected("expires_in", SANE));
+    }
+    let refresh_in = object
+        .seconds("refresh_in")?
+        .filter(|refresh| (1..life).contains(refresh))
+        .unwrap_or(life / 2);
+    let confirmed = check_confirmation(secret, binding.x5t_s256(), at)?;
+    let life = Duration::from_secs(life);
+    Ok(AccessToken {
+        secret: secret.to_owned(),
+        expires_on: asked_at + life,
+        refresh_on: asked_at + Duration::from_secs(refresh_in),
+        usable_until: asked_at + life - MARGIN.min(life / 10),
+        resource: resource.to_owned(),
+        confirmed,
+        binding: Arc::clone(binding),
+    })
+}
+
+/// Holds the token's own statement (RFC 8705 §3.1) against the certificate. A token that is not a readable
+/// JWT says nothing (`false`); a readable one must name exactly this certificate.
+fn check_confirmation(token: &str, x5t_s256: &str, at: &At) -> Result<bool, Error> {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Ok(false);
+    };
+    let Ok(payload) = BASE64_URL_SAFE_NO_PAD.decode(payload) else {
+        return Ok(false);
+    };
+    let Ok(Value::Object(claims)) = serde_json::from_slice(&payload) else {
+        return Ok(false);
+    };
+    let stated = claims
+        .get("cnf")
+        .and_then(|cnf| cnf.get("x5t#S256"))
+        .and_then(Value::as_str);
+    match stated {
+        Some(stated) if stated == x5t_s256 => Ok(true),
+        stated => Err(at.mismatch(
+            "access_token cnf.x5t#S256",
+            x5t_s256,
+            stated.map_or("missing".into(), |stated| {
+                stated.escape_debug().take(64).collect::<String>()
+            }),
+        )),
+    }
+}
