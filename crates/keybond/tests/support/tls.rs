@@ -1,0 +1,97 @@
+//! A TLS connector without TLS: bytes pass through, and what would have been shown is remembered.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use keybond::{
+    keys::SignatureScheme,
+    tls::{BoxFuture, ClientIdentity, Leg, TlsConn, TlsConnector, TlsError, TlsInfo, TlsVersion},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+/// One connection that was asked for.
+pub struct Shown {
+    pub host: String,
+    pub leg: Leg,
+    pub identity: Option<Arc<ClientIdentity>>,
+}
+
+#[derive(Default)]
+pub struct PassThrough {
+    pub shown: Mutex<Vec<Shown>>,
+}
+
+impl PassThrough {
+    /// The certificate of the last connection.
+    pub fn last_certificate(&self) -> Vec<u8> {
+        let shown = self.shown.lock().unwrap();
+        shown.last().unwrap().identity.as_ref().unwrap().chain()[0].clone()
+    }
+}
+
+impl TlsConnector for PassThrough {
+    fn connect<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+        leg: Leg,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        self.shown.lock().unwrap().push(Shown {
+            host: host.into(),
+            leg,
+            identity,
+        });
+        Box::pin(async move { Ok(Box::new(Conn(tcp)) as Box<dyn TlsConn>) })
+    }
+}
+
+struct Conn(TcpStream);
+
+impl TlsConn for Conn {
+    fn info(&self) -> TlsInfo {
+        TlsInfo {
+            version: TlsVersion::Tls12,
+            cipher_suite: "made up".into(),
+            certificate_requested: true,
+            client_signature: Some(SignatureScheme::RsaPssSha256),
+            renegotiations: 0,
+            server_leaf: Vec::new(),
+        }
+    }
+}
+
+impl AsyncRead for Conn {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conn {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
