@@ -72,6 +72,7 @@ mod token;
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use bytes::Bytes;
 pub use keybond_keys as keys;
+pub use keybond_keys::{HeldKey, KeyProvider, Strength};
 pub use keybond_tls as tls;
 
 pub use self::{

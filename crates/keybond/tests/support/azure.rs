@@ -252,3 +252,7 @@ pub fn jwt(claims: &serde_json::Value) -> String {
         BASE64_URL_SAFE_NO_PAD.encode("TOPSECRET")
     )
 }
+
+pub fn base64(bytes: &[u8]) -> String {
+    BASE64_STANDARD.encode(bytes)
+}

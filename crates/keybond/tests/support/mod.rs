@@ -8,7 +8,7 @@ pub mod tls;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -58,6 +58,9 @@ impl Environment for TestEnv {
     }
 }
 
+/// One key for all tests of a file: making one takes a quarter of a second.
+static KEYS: LazyLock<KeyProvider> = LazyLock::new(KeyProvider::in_memory);
+
 /// A client and the world around it.
 pub struct Bench {
     pub azure: Azure,
@@ -79,7 +82,7 @@ impl Bench {
             clock: Arc::new(TestClock(Mutex::new(UNIX_EPOCH + NOW))),
             env: Arc::new(env),
             reports: Arc::default(),
-            keys: KeyProvider::in_memory(),
+            keys: KEYS.clone(),
         }
     }
 

@@ -1,0 +1,179 @@
+//! Retries on the wire, in paused time: the waits are those of the published design, and nobody waits.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use keybond::{Error, KeyProvider, Source};
+use support::{Bench, RESOURCE, azure::Service, server::Reply};
+use tokio::time::Instant;
+
+/// A bench in paused time; its key is made before, for making one takes real time.
+async fn paused() -> Bench {
+    let bench = Bench::new().await;
+    bench.keys.get_or_create_key().await.unwrap();
+    tokio::time::pause();
+    bench
+}
+
+/// Answers the first `times` requests of one service with `reply`, then honestly.
+fn fail_first(bench: &Bench, which: Service, times: usize, reply: Reply) {
+    let left = Arc::new(AtomicUsize::new(times));
+    bench.azure.twist_one(which, move |honest| {
+        let failing = left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok();
+        if failing { reply.clone() } else { honest }
+    });
+}
+
+async fn timed(bench: &Bench) -> (Result<(), Error>, u64) {
+    let started = Instant::now();
+    let result = bench.client().token(RESOURCE).await;
+    (result.map(drop), started.elapsed().as_secs())
+}
+
+#[tokio::test]
+async fn a_busy_metadata_service_is_asked_again() {
+    for (status, times, seconds) in [(503, 3, 7), (429, 1, 1), (410, 7, 70), (408, 2, 3)] {
+        let bench = paused().await;
+        fail_first(
+            &bench,
+            Service::Metadata,
+            times,
+            Reply::status(status, "{}"),
+        );
+        let (result, waited) = timed(&bench).await;
+        result.unwrap();
+        assert_eq!(waited, seconds, "{status}");
+        assert_eq!(bench.azure.count(Service::Metadata), times + 1);
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn patience_ends_with_the_services_last_answer() {
+    let bench = paused().await;
+    let unavailable = Reply::status(503, r#"{"error":"busy"}"#);
+    fail_first(&bench, Service::Issue, 99, unavailable);
+    let (result, waited) = timed(&bench).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.http_status(), Some(503));
+    assert!(error.retryable());
+    assert_eq!((waited, bench.azure.count(Service::Issue)), (7, 4));
+}
+
+#[tokio::test]
+async fn a_404_is_asked_again_only_after_metadata_was_there() {
+    let bench = paused().await;
+    fail_first(&bench, Service::Issue, 2, Reply::status(404, "{}"));
+    let (result, waited) = timed(&bench).await;
+    result.unwrap();
+    assert_eq!(waited, 3);
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_and_the_deadline_bounds_it() {
+    let bench = paused().await;
+    let later = |text| Reply::status(429, "{}").with_header("retry-after", text);
+    fail_first(&bench, Service::Metadata, 1, later("30"));
+    let (result, waited) = timed(&bench).await;
+    result.unwrap();
+    assert_eq!(waited, 30);
+
+    fail_first(&bench, Service::Metadata, 1, later("3600"));
+    let (result, waited) = timed(&bench).await;
+    assert_eq!(result.unwrap_err().http_status(), Some(429));
+    assert_eq!(waited, 0, "a wait beyond the deadline is not begun");
+}
+
+#[tokio::test]
+async fn the_token_service_is_asked_twice() {
+    let bench = paused().await;
+    fail_first(&bench, Service::Token, 1, Reply::status(500, "{}"));
+    let (result, waited) = timed(&bench).await;
+    result.unwrap();
+    assert_eq!(waited, 1);
+
+    let throttled = Reply::status(503, "{}").with_header("retry-after", "5");
+    fail_first(&bench, Service::Token, 1, throttled);
+    let (result, waited) = timed(&bench).await;
+    assert_eq!(result.unwrap_err().http_status(), Some(503));
+    assert_eq!(waited, 0);
+}
+
+#[tokio::test]
+async fn the_probe_tells_versions_apart_by_their_refusals() {
+    for (v2, v1, source, certain, asked) in [
+        (400, 400, Source::ImdsV2, true, 1),
+        (404, 400, Source::ImdsV1, true, 2),
+        (404, 404, Source::None, true, 2),
+        (403, 200, Source::None, true, 2),
+        (500, 404, Source::None, false, 2),
+    ] {
+        let bench = Bench::new().await;
+        bench.azure.twist(move |service, asked, _| {
+            assert_eq!(asked.header("metadata"), None, "a probe goes without it");
+            Reply::status(if service == Service::Metadata { v2 } else { v1 }, "{}")
+        });
+        let keys = KeyProvider::in_memory();
+        let client = bench.builder().key_provider(keys.clone()).build().unwrap();
+        let report = client.source_probe().await.unwrap();
+        assert_eq!(
+            (report.source, report.certain),
+            (source, certain),
+            "{report}"
+        );
+        assert_eq!(bench.azure.total(), asked, "{report}");
+        assert!(keys.cached().is_none(), "no key was made");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_of_nothing_is_final_at_once_and_one_of_silence_within_its_budget() {
+    let bench = Bench::new().await;
+    let client = bench
+        .builder()
+        .imds_endpoint("http://127.0.0.1:1")
+        .build()
+        .unwrap();
+    let started = std::time::Instant::now();
+    let report = client.source_probe().await.unwrap();
+    assert_eq!((report.source, report.certain), (Source::None, true));
+    assert!(started.elapsed() < Duration::from_millis(200), "{report}");
+
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    bench
+        .azure
+        .twist(move |_, _, honest| Reply::Gated(gate.clone(), Box::new(honest)));
+    let budget = Duration::from_millis(100);
+    let client = bench.builder().probe_budget(budget).build().unwrap();
+    let started = std::time::Instant::now();
+    let report = client.source_probe().await.unwrap();
+    assert_eq!((report.source, report.certain), (Source::None, false));
+    assert!(started.elapsed() < Duration::from_millis(500), "{report}");
+}
+
+#[tokio::test]
+async fn a_disabled_version_2_is_not_probed() {
+    let bench = Bench::new().await;
+    bench.env.set("MSAL_MI_DISABLE_IMDS_V2", "1");
+    bench.azure.twist(|_, _, _| Reply::status(400, "{}"));
+    let report = bench.client().source_probe().await.unwrap();
+    assert_eq!(report.source, Source::ImdsV1);
+    assert_eq!(bench.azure.count(Service::Metadata), 0);
+    assert!(
+        report.findings[0]
+            .reason
+            .contains("administratively disabled")
+    );
+}
