@@ -84,10 +84,10 @@ pub enum Error {
         switch: &'static str,
     },
     /// No key, or none strong enough.
-    #[error("key leg: {0}")]
+    #[error("key leg: {}", first_line(.0))]
     Key(#[source] KeyError),
     /// The certificate request could not be made.
-    #[error("csr leg: {0}")]
+    #[error("csr leg: {}", first_line(.0))]
     Csr(#[source] CsrError),
     /// The key could not be attested.
     #[error("attestation leg: {detail}")]
@@ -382,6 +382,12 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// An error of the key layer goes on with its decision record, which stays in reach as the source.
+fn first_line(error: &impl ToString) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 /// What the codes of the token service and the statuses of the metadata service ask for.

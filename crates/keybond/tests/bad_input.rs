@@ -590,6 +590,10 @@ async fn the_floor_stands_before_anything_is_sent() {
         (error.leg(), error.code()),
         (Some(Leg::Key), "min_strength_not_met")
     );
+    assert_eq!(
+        error.to_string(),
+        "key leg: min_strength_not_met: the strongest key here has strength software, the floor is hardware"
+    );
     assert_eq!(bench.azure.total(), 0);
 }
 
