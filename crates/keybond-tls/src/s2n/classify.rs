@@ -11,7 +11,7 @@ use s2n_tls::{
     error::{Error, ErrorType},
 };
 
-use super::{renegotiation::Control, signer::SignFailure};
+use super::{records::NotTls, renegotiation::Control, signer::SignFailure};
 use crate::{
     alert::Alert,
     error::{Stage, TlsError},
@@ -60,6 +60,13 @@ impl Situation<'_> {
         let host = self.host.to_string();
         let stage = self.stage;
         if let Some(source) = socket {
+            if source.get_ref().is_some_and(|inner| inner.is::<NotTls>()) {
+                return TlsError::Protocol {
+                    host,
+                    stage,
+                    problem: source.to_string(),
+                };
+            }
             return TlsError::Io {
                 host,
                 stage,

@@ -1,8 +1,14 @@
-//! Knows whether the bytes given to s2n so far end with a whole TLS record.
+//! Knows whether the bytes given to s2n so far end with a whole TLS record, and whether they are TLS at all.
 //!
-//! A connection may be wiped for a renegotiation only then: s2n forgets half-read records.
+//! A connection may be wiped for a renegotiation only after a whole record: s2n forgets half-read ones. And s2n
+//! takes the first words of an HTTP server for the head of a long record and waits for its end.
 
 const HEADER: usize = 5;
+
+/// The peer sent something that is no TLS record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what it sends is not TLS")]
+pub(super) struct NotTls;
 
 /// Follows the record headers (RFC 5246 §6.2.1) in a stream of bytes.
 #[derive(Debug, Default)]
@@ -14,13 +20,17 @@ pub(super) struct Records {
 
 impl Records {
     /// Takes note of the next bytes.
-    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
+    pub(super) fn advance(&mut self, mut bytes: &[u8]) -> Result<(), NotTls> {
         while let Some((&first, rest)) = bytes.split_first() {
             if self.body > 0 {
                 let skipped = self.body.min(bytes.len());
                 self.body -= skipped;
                 bytes = &bytes[skipped..];
                 continue;
+            }
+            // Content types 20 to 24, major version 3.
+            if (self.have == 0 && !(20..=24).contains(&first)) || (self.have == 1 && first != 3) {
+                return Err(NotTls);
             }
             self.header[self.have] = first;
             self.have += 1;
@@ -30,6 +40,7 @@ impl Records {
                 self.have = 0;
             }
         }
+        Ok(())
     }
 
     /// Whether no record is half read.
@@ -56,10 +67,17 @@ mod tests {
             let mut records = Records::default();
             let mut at = 0;
             for piece in wire.chunks(cut) {
-                records.advance(piece);
+                records.advance(piece).unwrap();
                 at += piece.len();
                 assert_eq!(records.at_boundary(), ends.contains(&at), "{cut} {at}");
             }
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_told_apart_by_their_first_bytes() {
+        for other in [&b"HTTP/1.1 400"[..], b"220 mail", b"SSH-2.0", &[22, 2]] {
+            assert_eq!(Records::default().advance(other), Err(NotTls), "{other:?}");
         }
     }
 }

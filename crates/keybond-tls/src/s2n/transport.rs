@@ -93,8 +93,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         let from = self.start;
         self.start += most.min(self.end - from);
         let bytes = &self.inbound[from..self.start];
-        self.records.advance(bytes);
-        Poll::Ready(Ok(bytes))
+        let checked = self.records.advance(bytes);
+        Poll::Ready(checked.map(|()| bytes).map_err(io::Error::other))
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -1,8 +1,14 @@
 //! Handshakes, transfers and refusals against real peers: `openssl s_server`, rustls, Apache httpd.
 #![allow(clippy::unwrap_used)]
 
+mod openssl;
 mod pki;
+mod rustls_server;
 mod store;
 
 mod first_handshake;
-mod openssl;
+mod held_key;
+mod identity;
+mod refusals;
+mod roots;
+mod transfer;

@@ -15,6 +15,7 @@ pub(crate) const CLIENT: &str = "keybond test client";
 
 pub(crate) struct Pki {
     pub(crate) ca_pem: String,
+    pub(crate) ca_der: Vec<u8>,
     pub(crate) server: ServerCertificate,
     issuer: Issuer<'static, KeyPair>,
     dir: TempDir,
@@ -39,11 +40,12 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        let ca_pem = params.self_signed(&key).unwrap().pem();
+        let authority = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
         let server = server(&issuer, server_params());
         Self {
-            ca_pem,
+            ca_pem: authority.pem(),
+            ca_der: authority.der().to_vec(),
             server,
             issuer,
             dir: tempfile::tempdir().unwrap(),
