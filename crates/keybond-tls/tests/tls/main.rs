@@ -1,6 +1,8 @@
 //! Handshakes, transfers and refusals against real peers: `openssl s_server`, rustls, Apache httpd.
 #![allow(clippy::unwrap_used)]
 
+mod apache;
+mod http;
 mod openssl;
 mod pki;
 mod rustls_server;
@@ -9,6 +11,7 @@ mod store;
 mod first_handshake;
 mod held_key;
 mod identity;
+mod on_demand;
 mod refusals;
 mod roots;
 mod transfer;
