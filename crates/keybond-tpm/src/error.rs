@@ -100,6 +100,9 @@ pub enum TpmError {
         /// What was expected.
         detail: String,
     },
+    /// The key asks for a PIN, and none was given. Trying without would count as a wrong one.
+    #[error("the key asks for a PIN")]
+    PinRequired,
     /// What the TPM says about the key is not what the file says.
     #[error("the TPM's public area of the key differs from the one in the file: {field}")]
     PublicMismatch {
@@ -171,6 +174,7 @@ impl TpmError {
             Self::DeviceBusy { .. } => ErrorKind::Busy,
             Self::DeadlineExceeded { .. } => ErrorKind::TimedOut,
             Self::Lockout { .. } => ErrorKind::Lockout,
+            Self::PinRequired => ErrorKind::WrongPin,
             Self::KeyFile(error) => error.kind(),
             Self::PublicMismatch { .. } => ErrorKind::CorruptFile,
             Self::Connection { .. } | Self::Malformed { .. } | Self::Local { .. } => {
@@ -202,6 +206,7 @@ impl TpmError {
             Self::Malformed { .. } => "tpm_malformed_answer",
             Self::Lockout { .. } => "tpm_lockout",
             Self::Input { .. } => "tpm_invalid_input",
+            Self::PinRequired => "tpm_pin_required",
             Self::PublicMismatch { .. } => "tpm_public_mismatch",
             Self::PssUnavailable { .. } => "tpm_pss_unavailable",
             Self::KeyFile(error) => error.code(),
@@ -274,6 +279,7 @@ impl TpmError {
             Self::Malformed { .. } => "Check what is at the TPM's address.".into(),
             Self::Lockout { .. } => ResponseCode::LOCKOUT.remedy().into(),
             Self::Response { code, .. } => code.remedy().into(),
+            Self::PinRequired => "Give the PIN that the key was made with.".into(),
             Self::PublicMismatch { .. } => "Restore the key file, or remove it to get a new key.".into(),
             Self::PssUnavailable { .. } => {
                 "Make a new key that also allows raw RSA, or use PKCS#1 signatures.".into()

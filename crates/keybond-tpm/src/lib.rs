@@ -40,9 +40,9 @@
 //! - swtpm serves one connection at a time, so on sockets the connection is given back when idle
 //!   ([`TpmOptions::idle_release`]).
 //!
-//! On Windows this crate is empty: there the operating system owns the TPM.
+//! On other systems than Linux this crate is empty; on Windows the operating system owns the TPM.
 #![forbid(unsafe_code)]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 mod actor;
 mod address;

@@ -243,8 +243,11 @@ impl Tpm {
     ///
     /// # Errors
     /// [`TpmError`]; of kind [`Integrity`](crate::ErrorKind::Integrity) if the key does not belong to this TPM
-    /// or is damaged, see [`TpmNames`].
+    /// or is damaged, see [`TpmNames`]; [`TpmError::PinRequired`].
     pub fn load(&self, blob: &KeyBlob) -> Result<LoadedKey, TpmError> {
+        if !blob.empty_auth() {
+            return Err(TpmError::PinRequired);
+        }
         LoadedKey::load(self.clone(), Arc::new(blob.clone()), None)
     }
 

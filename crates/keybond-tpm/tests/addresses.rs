@@ -1,4 +1,5 @@
 //! The ways to a TPM: device, Unix socket, TCP; and how each says at once that there is none.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{assert_signs, loaded, new_key, open};
+use common::{SLACK, assert_signs, at_once, loaded, new_key, open};
 use keybond_testkit::{Device, Swtpm};
 use keybond_tpm::{ErrorKind, Hash, Scheme, Tpm, TpmAddress, TpmError, TpmOptions};
 
@@ -27,14 +28,8 @@ const PSS: Scheme = Scheme::Pss(Hash::Sha256);
 const NOBODY: u32 = 65534;
 
 fn refused(address: &str) -> TpmError {
-    let began = Instant::now();
-    let error = Tpm::open(&address.parse().unwrap(), &TpmOptions::default()).unwrap_err();
-    assert!(
-        began.elapsed() < Duration::from_millis(50),
-        "{address}: {:?}",
-        began.elapsed()
-    );
-    error
+    let address = address.parse().unwrap();
+    at_once(|| Tpm::open(&address, &TpmOptions::default()).unwrap_err())
 }
 
 #[test]
@@ -64,7 +59,7 @@ fn a_device_that_hangs_costs_the_deadline() {
         error.to_string().starts_with("TPM2_CreatePrimary:"),
         "{error}"
     );
-    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert!(took < Duration::from_millis(150) + SLACK, "{took:?}");
     swtpm.cont();
 }
 

@@ -1,4 +1,5 @@
 //! The TPM's process killed at random instants: an error in time, then everything works again and nothing leaks.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -8,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{assert_signs, bed, loaded, new_key, open};
+use common::{assert_signs, at_once, bed, loaded, new_key, open};
 use keybond_tpm::{Hash, KeyRequest, Scheme};
 
 const PSS: Scheme = Scheme::Pss(Hash::Sha256);
@@ -68,13 +69,7 @@ fn a_tpm_that_is_down_is_an_error_at_once() {
     let (mut swtpm, tpm) = bed();
     let key = new_key(&tpm);
     swtpm.kill();
-    let began = Instant::now();
-    let error = key.sign_digest(PSS, &[7; 32]).unwrap_err();
-    assert!(
-        began.elapsed() < Duration::from_millis(50),
-        "{:?}",
-        began.elapsed()
-    );
+    let error = at_once(|| key.sign_digest(PSS, &[7; 32]).unwrap_err());
     assert_eq!(error.code(), "tpm_not_present", "{error}");
     swtpm.restart().unwrap();
     assert_signs(&key, PSS);

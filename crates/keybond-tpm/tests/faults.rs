@@ -1,4 +1,5 @@
 //! TPMs and wires that misbehave: each fault is a typed error within the deadline, and the next call works.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{assert_signs, new_key, open};
+use common::{SLACK, assert_signs, at_once, new_key, open};
 use keybond_testkit::{Action, Shim, Swtpm, old_pss, response_code};
 use keybond_tpm::{
     ErrorKind, Hash, KeyRequest, LoadedKey, PssMode, Scheme, Tpm, TpmError, TpmOptions,
@@ -69,7 +70,7 @@ fn a_tpm_that_never_becomes_ready_costs_the_deadline_only() {
     assert_eq!(error.response_code().unwrap().raw(), 0x922);
     assert!(error.retryable());
     assert!(
-        began.elapsed() < Duration::from_millis(350),
+        began.elapsed() < Duration::from_millis(300) + SLACK,
         "{:?}",
         began.elapsed()
     );
@@ -115,7 +116,7 @@ fn a_broken_answer_is_an_error_and_the_next_call_works() {
         let began = Instant::now();
         let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
         assert!(
-            began.elapsed() < Duration::from_millis(350),
+            began.elapsed() < Duration::from_millis(300) + SLACK,
             "{fault:?}: {:?}",
             began.elapsed()
         );
@@ -231,14 +232,8 @@ fn a_tpm_that_cannot_serve_says_why_at_once() {
         (tpm12, ErrorKind::NotSupported, "tpm_version_1_2", "TPM 2.0"),
     ] {
         let shim = Shim::start(&swtpm.socket(), move |_| Action::Answer(answer.clone())).unwrap();
-        let began = Instant::now();
-        let error =
-            Tpm::open(&shim.address().parse().unwrap(), &TpmOptions::default()).unwrap_err();
-        assert!(
-            began.elapsed() < Duration::from_millis(50),
-            "{:?}",
-            began.elapsed()
-        );
+        let address = shim.address().parse().unwrap();
+        let error = at_once(|| Tpm::open(&address, &TpmOptions::default()).unwrap_err());
         assert_eq!((error.kind(), error.code()), (kind, code), "{error}");
         assert!(error.remedy().contains(remedy), "{}", error.remedy());
     }
@@ -262,10 +257,7 @@ fn a_hung_tpm_costs_each_caller_only_its_own_deadline() {
                     matches!(error, TpmError::DeadlineExceeded { .. }),
                     "{error}"
                 );
-                assert!(
-                    took >= limit && took < limit + Duration::from_millis(50),
-                    "{limit:?}: {took:?}"
-                );
+                assert!(took >= limit && took < limit + SLACK, "{limit:?}: {took:?}");
             });
         }
     });

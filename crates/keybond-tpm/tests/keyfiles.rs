@@ -1,4 +1,5 @@
 //! Key files: what is read, what is refused and with which words, and what a crash leaves behind.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 use std::{

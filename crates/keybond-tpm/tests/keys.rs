@@ -1,4 +1,5 @@
 //! Keys in a real (software) TPM: made, loaded, used, described, refused to leave.
+#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -109,6 +110,8 @@ fn a_pin_is_asked_for_and_guessing_locks_only_such_keys() {
     assert_eq!(blob.public().attributes().bits(), 0x0004_0072);
     let blob = KeyBlob::from_pem(&blob.to_pem()).unwrap();
     assert!(!blob.empty_auth());
+
+    assert!(matches!(tpm.load(&blob), Err(TpmError::PinRequired)));
 
     let good = tpm.load_with_pin(&blob, pin("1234").unwrap()).unwrap();
     assert_signs(&good, Scheme::Pss(Hash::Sha256));

@@ -1,4 +1,5 @@
 //! Responses from anywhere: read or refused, never a panic, never more than a frame.
+#![cfg(target_os = "linux")]
 
 use keybond_tpm::fuzzing;
 use proptest::prelude::*;

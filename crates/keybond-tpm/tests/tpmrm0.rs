@@ -11,13 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{assert_signs, loaded, new_key, open};
+use common::{SLACK, assert_signs, loaded, new_key, open};
 use keybond_testkit::{Swtpm, Tpmrm0};
 use keybond_tpm::{ErrorKind, Existing, ExportAttempt, Hash, KeyBlob, Scheme, TpmError};
 
 const PSS: Scheme = Scheme::Pss(Hash::Sha256);
 
 /// `None`, said loudly, on machines without FUSE.
+#[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
 fn bed(delay: Duration) -> Option<(Swtpm, Tpmrm0)> {
     let swtpm = Swtpm::start().unwrap();
     if !Path::new("/dev/fuse").exists() {
@@ -129,11 +130,7 @@ fn a_slow_device_costs_the_hurried_their_deadline_and_the_patient_the_wait() {
             matches!(error, TpmError::DeadlineExceeded { .. }),
             "{error}"
         );
-        assert!(
-            began.elapsed() < limit + Duration::from_millis(50),
-            "{:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < limit + SLACK, "{:?}", began.elapsed());
     }
     assert_signs(&key, PSS);
 }
@@ -152,11 +149,7 @@ fn a_stopped_tpm_costs_the_deadline_and_then_works_on() {
         .with_timeout(limit)
         .sign_digest(PSS, &[7; 32])
         .unwrap_err();
-    assert!(
-        began.elapsed() < limit + Duration::from_millis(50),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < limit + SLACK, "{:?}", began.elapsed());
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.to_string().starts_with("TPM2_Sign"), "{error}");
     swtpm.cont();
