@@ -5,6 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, channel, sync_channel},
     },
     thread,
@@ -73,8 +74,14 @@ impl Actor {
     ) -> Result<T, TpmError> {
         let began = Instant::now();
         let deadline = began + timeout;
-        let late = |command| TpmError::DeadlineExceeded {
-            command,
+        let started = Arc::new(AtomicBool::new(false));
+        let begun = Arc::clone(&started);
+        let late = || TpmError::DeadlineExceeded {
+            command: if started.load(Ordering::SeqCst) {
+                "TPM command"
+            } else {
+                "queue"
+            },
             after: began.elapsed(),
         };
         let gone = || TpmError::Local {
@@ -83,6 +90,7 @@ impl Actor {
         };
         let (answer, answered) = sync_channel(1);
         let run = Box::new(move |owner: &mut Owner| {
+            begun.store(true, Ordering::SeqCst);
             let result = owner.perform(began, deadline, &mut job);
             // The caller may have given up.
             let _ = answer.send(result);
@@ -90,15 +98,15 @@ impl Actor {
         self.queue
             .push(Job { deadline, run }, deadline)
             .map_err(|refused| match refused {
-                Refused::Full => late("queue"),
+                Refused::Full => late(),
                 Refused::Closed => gone(),
             })?;
         let left = deadline.saturating_duration_since(Instant::now());
         match answered.recv_timeout(left + GRACE) {
             Ok(result) => result,
-            Err(RecvTimeoutError::Timeout) => Err(late("queue")),
+            Err(RecvTimeoutError::Timeout) => Err(late()),
             // The job was dropped undone, because its time was over, or it panicked.
-            Err(RecvTimeoutError::Disconnected) if Instant::now() >= deadline => Err(late("queue")),
+            Err(RecvTimeoutError::Disconnected) if Instant::now() >= deadline => Err(late()),
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
         }
     }

@@ -61,7 +61,7 @@ pub enum TpmError {
     /// No answer in time.
     #[error("{command}: the TPM did not answer within {after:?}")]
     DeadlineExceeded {
-        /// The command, or `queue` if other work came first.
+        /// The command; `queue` if other work came first, `connect`, or `TPM command` if it cannot be told which.
         command: &'static str,
         /// How long was waited.
         after: Duration,

@@ -13,6 +13,7 @@ use crate::{
     key::LoadedKey,
     keyfile::KeyBlob,
     owner::Owner,
+    scheme::PssMode,
     templates,
 };
 
@@ -237,6 +238,32 @@ impl Tpm {
             owner.create(parent, pin, &template)
         })?;
         Ok(KeyBlob::new(parent, empty_auth, &public, &private)?)
+    }
+
+    /// Makes and loads a key that signs PSS, if this TPM can be brought to it: one that only signs; if that one's
+    /// PSS is unavailable, one that also allows raw RSA; if that does not help either, the first. Raw RSA is not
+    /// allowed without need, since it signs anything under any padding.
+    ///
+    /// # Errors
+    /// [`TpmError`]
+    pub fn create_pss_key(&self, request: &KeyRequest) -> Result<LoadedKey, TpmError> {
+        let make = |raw_rsa| {
+            let request = KeyRequest {
+                raw_rsa,
+                ..request.clone()
+            };
+            let blob = Arc::new(self.create_key(&request)?);
+            LoadedKey::load(self.clone(), blob, request.pin)
+        };
+        let first = make(request.raw_rsa)?;
+        if request.raw_rsa || first.pss_mode()? != PssMode::Unavailable {
+            return Ok(first);
+        }
+        let second = make(true)?;
+        match second.pss_mode()? {
+            PssMode::Unavailable => Ok(first),
+            PssMode::Native | PssMode::Synthesised => Ok(second),
+        }
     }
 
     /// Loads a key without a PIN, and reads back what the TPM says about it.

@@ -21,6 +21,7 @@ use keybond_tpm::{
 const PKCS1: Scheme = Scheme::Pkcs1(Hash::Sha256);
 const PSS: Scheme = Scheme::Pss(Hash::Sha256);
 const SIGN: u32 = 0x15d;
+const RSA_DECRYPT: u32 = 0x159;
 
 fn code(command: &[u8]) -> u32 {
     u32::from_be_bytes(command[6..10].try_into().unwrap())
@@ -189,6 +190,31 @@ fn an_old_chip_gets_its_pss_from_software() {
         for scheme in Scheme::ALL {
             assert_signs(&key, scheme);
         }
+        let chosen = tpm.create_pss_key(&KeyRequest::default()).unwrap();
+        assert_eq!(chosen.pss_mode().unwrap(), PssMode::Synthesised);
+    }
+}
+
+#[test]
+fn raw_rsa_is_not_allowed_where_it_is_not_needed_or_does_not_help() {
+    let swtpm = Swtpm::start().unwrap();
+    let neither = Shim::start(&swtpm.socket(), |command| {
+        match (old_pss(command), code(command)) {
+            (Action::LargestSalt, _) | (_, RSA_DECRYPT) => Action::Answer(response_code(0x143)),
+            (other, _) => other,
+        }
+    })
+    .unwrap();
+    for (address, mode) in [
+        (swtpm.address(), PssMode::Native),
+        (neither.address(), PssMode::Unavailable),
+    ] {
+        let key = open(&address)
+            .create_pss_key(&KeyRequest::default())
+            .unwrap();
+        assert_eq!(key.pss_mode().unwrap(), mode);
+        assert!(!key.public().attributes().decrypt());
+        assert_signs(&key, PKCS1);
     }
 }
 

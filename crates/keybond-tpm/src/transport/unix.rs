@@ -28,11 +28,13 @@ pub(super) fn connect(path: &Path, deadline: Instant) -> Result<Stream<UnixStrea
         match connect_socket(&socket, &address) {
             Ok(()) => return Ok(Stream::new(UnixStream::from(socket))),
             // The listener's backlog is full; there is no event for its end (unix(7)).
-            Err(Errno::AGAIN) if Instant::now() + pause < deadline => {
-                thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(50));
-            }
-            Err(Errno::AGAIN) => return Err(Fault::TimedOut),
+            Err(Errno::AGAIN) => match deadline.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Err(Fault::TimedOut),
+                left => {
+                    thread::sleep(pause.min(left));
+                    pause = (pause * 2).min(Duration::from_millis(50));
+                }
+            },
             Err(error) => return Err(io::Error::from(error).into()),
         }
     }
