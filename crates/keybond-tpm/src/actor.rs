@@ -84,9 +84,9 @@ impl Actor {
             },
             after: began.elapsed(),
         };
-        let gone = || TpmError::Local {
+        let gone = |cause: &str| TpmError::Local {
             what: "the TPM's thread",
-            cause: "it has ended".into(),
+            cause: cause.to_owned(),
         };
         let (answer, answered) = sync_channel(1);
         let run = Box::new(move |owner: &mut Owner| {
@@ -99,7 +99,7 @@ impl Actor {
             .push(Job { deadline, run }, deadline)
             .map_err(|refused| match refused {
                 Refused::Full => late(),
-                Refused::Closed => gone(),
+                Refused::Closed => gone("it has ended"),
             })?;
         let left = deadline.saturating_duration_since(Instant::now());
         match answered.recv_timeout(left + GRACE) {
@@ -107,7 +107,7 @@ impl Actor {
             Err(RecvTimeoutError::Timeout) => Err(late()),
             // The job was dropped undone, because its time was over, or it panicked.
             Err(RecvTimeoutError::Disconnected) if Instant::now() >= deadline => Err(late()),
-            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            Err(RecvTimeoutError::Disconnected) => Err(gone("it failed in the middle")),
         }
     }
 }

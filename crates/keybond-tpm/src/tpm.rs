@@ -71,7 +71,13 @@ struct Shared {
 
 /// A secret that a key asks for. Wiped when dropped.
 ///
-/// It goes to the TPM in the clear: whoever can listen on the bus between processor and chip can read it.
+/// It goes to the TPM in the clear: whoever can listen on the bus between processor and chip can read it. It cannot
+/// be printed:
+///
+/// ```compile_fail,E0277
+/// let pin = keybond_tpm::Pin::new(b"1234").unwrap();
+/// println!("{pin:?}");
+/// ```
 pub struct Pin(Zeroizing<Vec<u8>>);
 
 impl Pin {

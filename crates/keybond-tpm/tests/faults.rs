@@ -148,6 +148,20 @@ fn a_connection_that_died_is_replaced_without_the_caller_noticing() {
 }
 
 #[test]
+fn an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() {
+    let swtpm = Swtpm::start().unwrap();
+    let twice = [response_code(0x922), response_code(0x922)].concat();
+    let (_shim, key) = faulty_sign(&swtpm, 1, Action::Answer(twice.clone()));
+    assert_signs(&key, PKCS1);
+    let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Answer(twice));
+    let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
+    assert!(
+        error.to_string().contains("belong to no command"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_lost_handle_and_a_full_memory_are_made_good_once() {
     let swtpm = Swtpm::start().unwrap();
     for rc in [0x902, 0x910, 0x18b, 0x184] {

@@ -31,6 +31,23 @@ impl<S: Read + Write + AsFd + Send> Stream<S> {
         Ok(())
     }
 
+    /// Refuses a connection on which bytes wait that no command asked for: the next answer would be a wrong one. One
+    /// that was closed meanwhile shows here too, before a command is sent in vain.
+    fn check_silence(&mut self) -> Result<(), Fault> {
+        loop {
+            return match self.0.read(&mut [0]) {
+                Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(_) => {
+                    let what = "bytes came that belong to no command";
+                    Err(io::Error::new(io::ErrorKind::InvalidData, what).into())
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
     fn again(&self, error: io::Error, flags: PollFlags, deadline: Instant) -> Result<(), Fault> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
@@ -42,6 +59,7 @@ impl<S: Read + Write + AsFd + Send> Stream<S> {
 
 impl<S: Read + Write + AsFd + Send> Transport for Stream<S> {
     fn send(&mut self, mut command: &[u8], deadline: Instant) -> Result<(), Fault> {
+        self.check_silence()?;
         while !command.is_empty() {
             match self.0.write(command) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
