@@ -173,6 +173,43 @@ fn a_lost_handle_and_a_full_memory_are_made_good_once() {
     }
 }
 
+/// The TPM is never asked for more room than it has, which would cost all that is loaded.
+#[test]
+fn what_is_loaded_stays_and_room_is_made_before_it_is_needed() {
+    let swtpm = Swtpm::start().unwrap();
+    let shim = Shim::start(&swtpm.socket(), |_| Action::Forward).unwrap();
+    // However slow the machine is, nothing is given back for being idle.
+    let options = TpmOptions {
+        idle_release: Some(Duration::from_secs(600)),
+        ..TpmOptions::default()
+    };
+    let tpm = Tpm::open(&shim.address().parse().unwrap(), &options).unwrap();
+    let keys: Vec<_> = (0..3).map(|_| new_key(&tpm)).collect();
+    let count = |calls: &mut dyn FnMut()| {
+        let before = shim.commands();
+        calls();
+        shim.commands() - before
+    };
+    let sign = |key: &LoadedKey| assert_signs(key, PKCS1);
+    sign(&keys[0]);
+    sign(&keys[1]);
+    assert_eq!(
+        count(&mut || [0, 1, 0, 1].map(|n| sign(&keys[n])).into_iter().collect()),
+        4
+    );
+    // Flush, load, sign.
+    assert_eq!(count(&mut || sign(&keys[2])), 3);
+    // The most recently used are the ones that stay.
+    assert_eq!(count(&mut || sign(&keys[1])), 1);
+    assert_eq!(count(&mut || sign(&keys[0])), 3);
+    // Flush, create.
+    assert_eq!(
+        count(&mut || drop(tpm.create_key(&KeyRequest::default()).unwrap())),
+        2
+    );
+    assert_eq!(count(&mut || sign(&keys[0])), 1);
+}
+
 #[test]
 fn an_old_chip_gets_its_pss_from_software() {
     let swtpm = Swtpm::start().unwrap();
