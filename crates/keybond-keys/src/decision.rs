@@ -56,7 +56,7 @@ pub enum Outcome {
     Available,
     /// It refused.
     Skipped(Unavailable),
-    /// A stronger store was chosen; this one was not asked.
+    /// A store before it was chosen, or the key in use is its equal already; this one was not asked.
     NotAsked,
 }
 

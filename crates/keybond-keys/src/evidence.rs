@@ -62,8 +62,9 @@ impl Evidence {
 /// message that is verified here with a strict salt; export is really attempted.
 ///
 /// # Errors
-/// [`Unavailable`] with [`Reason::Dead`] when no scheme works, [`Reason::TooWeak`] when the key is of another
-/// size or a signature belongs to another key, or whatever the device answers.
+/// [`Unavailable`] with [`Reason::TooWeak`] when the key is of another size or changes under examination,
+/// [`Reason::Dead`] when it signs in no scheme and the device does not say that this has another cause, or
+/// whatever the device answers.
 pub(crate) fn gather(
     store: StoreId,
     key: &dyn StoredKey,
@@ -80,24 +81,27 @@ pub(crate) fn gather(
 
     let mut verified = Vec::new();
     let mut rejected = Vec::new();
-    let mut retryable = None;
+    let mut inconclusive = None;
     for scheme in key.schemes() {
         match try_scheme(store, key, &public, scheme) {
             Ok(()) => verified.push(scheme),
             Err(refusal) => {
                 rejected.push(RejectedScheme {
                     scheme,
-                    cause: refusal.detail.clone(),
+                    cause: refusal.to_string(),
                 });
                 if refusal.retryable {
-                    retryable = Some(refusal);
-                    break;
+                    // A busy device proves nothing: neither the key's health nor the lack of a scheme.
+                    return Err(refusal);
+                }
+                if !matches!(refusal.reason, Reason::Dead | Reason::NotSupported) {
+                    inconclusive.get_or_insert(refusal);
                 }
             }
         }
     }
-    // A busy device proves nothing about the key: neither its health nor the lack of a scheme.
-    if let Some(refusal) = retryable {
+    // A device that refuses to work (no permission, removed) does not show that the key is lost.
+    if let Some(refusal) = inconclusive.filter(|_| verified.is_empty()) {
         return Err(refusal);
     }
     if verified.is_empty() {
@@ -152,7 +156,7 @@ pub(crate) fn try_scheme(
     }
     Err(Unavailable::new(
         store,
-        Reason::TooWeak,
+        Reason::Dead,
         "the signature does not verify with this public key and a salt as long as the hash",
     ))
 }

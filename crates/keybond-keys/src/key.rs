@@ -9,7 +9,7 @@ use crate::{
     offload::Offload,
     public_key::{KeyId, PublicKey},
     scheme::SignatureScheme,
-    store::StoredKey,
+    store::{Isolation, StoredKey},
     strength::{StoreId, Strength},
 };
 
@@ -44,6 +44,7 @@ pub struct HeldKey {
     decision: Arc<Decision>,
     offload: Offload,
     deadline: Duration,
+    quick: bool,
 }
 
 impl HeldKey {
@@ -56,6 +57,8 @@ impl HeldKey {
         deadline: Duration,
     ) -> Self {
         let strength = evidence.strength();
+        // A device may hang, whatever it says of its speed.
+        let quick = stored.is_quick() && evidence.properties.isolation == Isolation::Process;
         Self {
             stored,
             public,
@@ -64,6 +67,7 @@ impl HeldKey {
             decision,
             offload,
             deadline,
+            quick,
         }
     }
 
@@ -131,7 +135,7 @@ impl HeldKey {
         digest: &[u8],
     ) -> Result<Vec<u8>, KeyError> {
         self.check(scheme, digest)?;
-        if self.stored.is_quick() {
+        if self.quick {
             return Ok(self.stored.sign_digest(scheme, digest)?);
         }
         let stored = Arc::clone(&self.stored);

@@ -31,6 +31,7 @@ mod decision;
 mod error;
 mod event;
 mod evidence;
+mod keeper;
 mod key;
 mod offload;
 mod policy;
@@ -42,6 +43,7 @@ mod single_flight;
 mod state;
 mod store;
 mod strength;
+mod sync;
 
 pub use decision::{Considered, Decision, Outcome};
 pub use error::KeyError;

@@ -3,10 +3,12 @@
 //! 1. At most `limit` threads exist for one pool; they are started on demand and end when idle.
 //! 2. A job that its caller stopped waiting for still runs to its end on its thread (a device call cannot
 //!    be taken back), but a job that has not started by then is dropped unrun.
-//! 3. Nothing here ties an async runtime to a hung device: the threads are nobody's children.
+//! 3. A job that panics is an error for its caller and nothing to the pool.
+//! 4. Nothing here ties an async runtime to a hung device: the threads are nobody's children.
 
 use std::{
     collections::VecDeque,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -18,8 +20,8 @@ use crate::error::KeyError;
 
 /// How long an idle thread waits for the next job.
 const IDLE: Duration = Duration::from_secs(10);
-
-type Job = Box<dyn FnOnce() + Send>;
+/// From this length on the queue is cleared of jobs that nobody waits for, each time one is added.
+const LONG_QUEUE: usize = 64;
 
 /// A small pool of threads that may block.
 #[derive(Clone)]
@@ -35,9 +37,37 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Box<dyn Job>>,
     threads: usize,
     idle: usize,
+}
+
+/// Something to do for a caller who may have gone by then.
+trait Job: Send {
+    fn is_abandoned(&self) -> bool;
+    fn run(self: Box<Self>);
+}
+
+struct Call<T, F> {
+    answer: oneshot::Sender<thread::Result<T>>,
+    work: F,
+}
+
+impl<T: Send, F: FnOnce() -> T + Send> Job for Call<T, F> {
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn run(self: Box<Self>) {
+        if self.is_abandoned() {
+            return;
+        }
+        let Self { answer, work } = *self;
+        // A panic is its caller's error; the thread serves on. What the job borrowed died with it.
+        let result = panic::catch_unwind(AssertUnwindSafe(work));
+        // Err means that the caller has gone; its result has nowhere to go.
+        let _ = answer.send(result);
+    }
 }
 
 impl Offload {
@@ -59,15 +89,10 @@ impl Offload {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, KeyError> {
         let (answer, result) = oneshot::channel();
-        self.submit(Box::new(move || {
-            if !answer.is_closed() {
-                // Err means that the caller has gone; its result has nowhere to go.
-                let _ = answer.send(job());
-            }
-        }))?;
+        self.submit(Box::new(Call { answer, work: job }))?;
         match tokio::time::timeout(deadline, result).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(KeyError::Local {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(_)) | Err(_)) => Err(KeyError::Local {
                 what: "key operation".into(),
                 cause: "the operation panicked".into(),
             }),
@@ -75,8 +100,11 @@ impl Offload {
         }
     }
 
-    fn submit(&self, job: Job) -> Result<(), KeyError> {
+    fn submit(&self, job: Box<dyn Job>) -> Result<(), KeyError> {
         let mut queue = self.shared.lock();
+        if queue.jobs.len() >= LONG_QUEUE {
+            queue.jobs.retain(|job| !job.is_abandoned());
+        }
         queue.jobs.push_back(job);
         if queue.idle >= queue.jobs.len() || queue.threads == self.shared.limit {
             self.shared.work.notify_one();
@@ -87,11 +115,7 @@ impl Offload {
         let shared = Arc::clone(&self.shared);
         let started = thread::Builder::new()
             .name("keybond-device".into())
-            .spawn(move || {
-                // Restores the count even if a job panics; the queue itself is never left half-changed.
-                let _exit = OnExit(&shared);
-                shared.serve();
-            });
+            .spawn(move || shared.serve());
         if let Err(error) = started {
             let mut queue = self.shared.lock();
             queue.threads -= 1;
@@ -118,7 +142,7 @@ impl Shared {
         loop {
             if let Some(job) = queue.jobs.pop_front() {
                 drop(queue);
-                job();
+                job.run();
                 queue = self.lock();
                 continue;
             }
@@ -130,17 +154,11 @@ impl Shared {
             queue = guard;
             queue.idle -= 1;
             if timeout.timed_out() && queue.jobs.is_empty() {
+                // Under the same lock as the look at the queue: a job added later finds one thread less.
+                queue.threads -= 1;
                 return;
             }
         }
-    }
-}
-
-struct OnExit<'a>(&'a Shared);
-
-impl Drop for OnExit<'_> {
-    fn drop(&mut self) {
-        self.0.lock().threads -= 1;
     }
 }
 
@@ -174,13 +192,41 @@ mod tests {
     #[tokio::test]
     async fn a_panicking_job_is_an_error_and_the_pool_lives_on() {
         let pool = Offload::new(1);
-        let error = pool
-            .run(LONG, || panic!("boom"))
-            .await
-            .map(|_: ()| ())
-            .expect_err("it panicked");
-        assert_eq!(error.code(), "key_local_failure");
-        assert_eq!(pool.run(LONG, || 1).await.expect("a new thread serves"), 1);
+        // Often: the answer must not overtake the pool's books.
+        for _ in 0..500 {
+            let error = pool
+                .run(LONG, || panic::resume_unwind(Box::new("boom")))
+                .await
+                .map(|_: ()| ())
+                .expect_err("it panicked");
+            assert_eq!(error.code(), "key_local_failure");
+            assert_eq!(pool.run(LONG, || 1).await.expect("a thread serves"), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hung_pool_does_not_collect_the_jobs_of_those_who_left() {
+        let pool = Offload::new(1);
+        let (release, hung) = mpsc::channel::<()>();
+        let (started, running) = oneshot::channel();
+        let hanging = tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                let job = move || {
+                    let _ = started.send(());
+                    hung.recv()
+                };
+                pool.run(LONG, job).await
+            }
+        });
+        running.await.expect("it runs");
+        for _ in 0..10 * LONG_QUEUE {
+            let left = pool.run(Duration::ZERO, || ()).await;
+            assert!(left.is_err(), "the pool hangs");
+        }
+        assert!(pool.shared.lock().jobs.len() <= LONG_QUEUE);
+        drop(release);
+        assert!(hanging.await.expect("task").expect("job").is_err());
     }
 
     #[tokio::test]

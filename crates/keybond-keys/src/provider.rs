@@ -3,20 +3,21 @@
 mod walk;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
+use walk::Replaced;
 
 use crate::{
     decision::{Considered, Decision, Outcome},
     error::KeyError,
-    event::{Announcer, KeyEvent, KeyEvents},
+    event::{Announcer, KeyEvents},
+    keeper::Keeper,
     key::HeldKey,
     offload::Offload,
     policy::StorePolicy,
-    single_flight::SingleFlight,
+    refusal::{Reason, Unavailable},
     state::StateDir,
     store::{KeyName, KeyStore, MemoryStore},
     strength::Strength,
@@ -40,29 +41,28 @@ const THREADS_PER_STORE: usize = 16;
 /// 6. A refusal that may pass is retried within a budget; if it stays, the weaker key is provisional and the
 ///    stronger store is asked again later. No transient failure is remembered for the life of the process.
 ///
-/// Clones share one key. The methods must be called on a tokio runtime with its timer enabled.
+/// Clones share one key. The key is sought on a thread of its own, so that no caller's runtime matters to the
+/// others; futures must be polled on a tokio runtime with its timer enabled.
 #[derive(Clone)]
 pub struct KeyProvider {
-    shared: Arc<Shared>,
+    keeper: Keeper<Stores>,
 }
 
-struct Shared {
-    cached: ArcSwapOption<Cached>,
-    flight: SingleFlight<Result<Arc<HeldKey>, KeyError>>,
+/// The stores, in the order in which they are asked.
+struct Stores {
     entries: Vec<Entry>,
     settings: Settings,
     events: Announcer,
-}
-
-struct Cached {
-    key: Arc<HeldKey>,
-    /// When to ask the stronger stores again; `None` if the key is not provisional.
-    reconsider_at: Option<Instant>,
+    /// The key that was reported and found dead, until its successor is there.
+    lost: Mutex<Option<Replaced>>,
 }
 
 struct Entry {
     store: Arc<dyn KeyStore>,
     offload: Offload,
+    /// Held by the job that creates or deletes, to its very end: a device call cannot be taken back, and a
+    /// second one must not run beside it.
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct Settings {
@@ -95,122 +95,93 @@ impl KeyProvider {
     /// [`KeyError::MinStrengthNotMet`] when nothing reaches the floor, [`KeyError::NoStore`] when no store
     /// has a key to offer; both carry the decision.
     pub async fn get_or_create_key(&self) -> Result<Arc<HeldKey>, KeyError> {
-        if let Some(key) = self.cached() {
-            return Ok(key);
-        }
-        let shared = &self.shared;
-        shared.flight.join(|| Arc::clone(shared).decide()).await
+        self.keeper.get(self.minimum_strength()).await
     }
 
     /// [`KeyProvider::get_or_create_key`] with a floor for this call alone, if it is above the provider's.
+    /// No store below it is asked. A key in use that is weaker stays in use for others, unless it is
+    /// provisional and a stronger store gives a key now.
     ///
     /// # Errors
     /// As [`KeyProvider::get_or_create_key`].
     pub async fn get_key_of_strength(&self, need: Strength) -> Result<Arc<HeldKey>, KeyError> {
-        let key = self.get_or_create_key().await?;
-        if key.strength() >= need {
-            return Ok(key);
-        }
-        Err(KeyError::MinStrengthNotMet {
-            have: Some(key.strength()),
-            need,
-            decision: Arc::clone(key.decision()),
-        })
+        self.keeper.get(need.max(self.minimum_strength())).await
     }
 
     /// The key in use, if there is one already.
     pub fn cached(&self) -> Option<Arc<HeldKey>> {
-        let cached = self.shared.cached.load();
-        let cached = cached.as_ref()?;
-        if let Some(at) = cached.reconsider_at
-            && Instant::now() >= at
-        {
-            self.reconsider();
-        }
-        Some(Arc::clone(&cached.key))
+        self.keeper.cached()
     }
 
     /// Tells the provider that `key` stopped working: a signature was refused, a handshake was rejected.
-    /// The key is replaced only if it fails to sign here and now.
+    /// The key is replaced only if a signature here and now shows that it is lost. A device that is busy,
+    /// removed or locked shows no such thing: nobody forces a weaker key by pulling a plug.
     ///
     /// # Errors
     /// As [`KeyProvider::get_or_create_key`], when the key is dead and no other can be had.
     pub async fn report_failure(&self, key: &HeldKey, cause: &str) -> Result<Verdict, KeyError> {
-        let current = self.shared.cached.load_full();
-        match current {
-            Some(current) if current.key.id() == key.id() => {}
+        let held = match self.keeper.current() {
+            Some(held) if held.key.id() == key.id() => held,
             _ => return Ok(Verdict::Replaced(self.get_or_create_key().await?)),
-        }
-        match key.prove_alive().await {
+        };
+        let death = match held.key.prove_alive().await {
             Ok(()) => return Ok(Verdict::Alive),
-            Err(error) if error.retryable() => return Ok(Verdict::Unproven(error)),
-            Err(error) => {
-                tracing::warn!(target: "keybond::keys", key = %key.id(), cause, %error, "the key is dead");
-            }
-        }
-        // Only the key that was shown to be dead: another caller may have replaced it meanwhile.
-        self.shared.cached.rcu(|now| match now {
-            Some(now) if now.key.id() == key.id() => None,
-            other => other.clone(),
-        });
+            Err(KeyError::Refused(refusal)) if walk::gives_up_the_key(&refusal) => refusal,
+            Err(error) => return Ok(Verdict::Unproven(error)),
+        };
+        tracing::warn!(target: "keybond::keys", key = %key.id(), cause, %death, "the key is dead");
+        let lost = Replaced {
+            from: Some(key.id()),
+            cause: format!("{cause}; {}: {}", death.reason, death.detail),
+        };
+        self.stores().remember_lost(lost);
+        // Only this one: another caller may have replaced it meanwhile.
+        self.keeper.discard(&held);
         Ok(Verdict::Replaced(self.get_or_create_key().await?))
     }
 
     /// Asks every store whether it could hold a key, without making one, in milliseconds where the answers
     /// are definite.
     pub async fn probe(&self) -> Decision {
+        let stores = self.stores();
         let mut considered = Vec::new();
-        for entry in &self.shared.entries {
-            considered.push(self.shared.probe(entry).await);
+        for entry in &stores.entries {
+            considered.push(stores.probe(entry).await);
         }
         Decision {
-            at: (self.shared.settings.now)(),
+            at: (stores.settings.now)(),
             considered,
             provisional: false,
         }
     }
 
-    /// Deletes the key from every store that has one, and forgets it. What was signed stays valid; every
-    /// certificate of the key is worthless from now on.
+    /// Deletes the key from every store that has one and is not turned off, and forgets it; `false` if none
+    /// had one. What was signed stays valid; every certificate of the key is worthless from now on. Goes on to
+    /// its end if the caller leaves.
     ///
     /// # Errors
-    /// [`KeyError::Refused`] with the first refusal of a store that has a key.
+    /// [`KeyError::Refused`] with the first refusal, after every store was asked: where there is certainly no
+    /// device there is no key, but a store that cannot be asked may have one.
     pub async fn delete_key(&self) -> Result<bool, KeyError> {
-        self.shared.cached.store(None);
-        let mut deleted = false;
-        for entry in &self.shared.entries {
-            let (store, name) = (Arc::clone(&entry.store), self.shared.settings.name.clone());
-            let deadline = self.shared.settings.open_deadline;
-            let usable = Arc::clone(&entry.store);
-            if entry
-                .offload
-                .run(deadline, move || usable.probe())
-                .await?
-                .is_err()
-            {
-                continue;
-            }
-            deleted |= entry
-                .offload
-                .run(deadline, move || store.delete(&name))
-                .await??;
-        }
-        Ok(deleted)
+        let keeper = self.keeper.clone();
+        self.keeper
+            .without_key(async move { keeper.hierarchy().delete().await })
+            .await
+            .unwrap_or_else(|| Err(died()))
     }
 
     /// What happens to the key from now on.
     pub fn events(&self) -> KeyEvents {
-        self.shared.events.subscribe()
+        self.stores().events.subscribe()
     }
 
     /// The floor below which no key is returned.
     pub fn minimum_strength(&self) -> Strength {
-        self.shared.settings.floor
+        self.stores().settings.floor
     }
 
-    fn reconsider(&self) {
-        let shared = &self.shared;
-        shared.flight.launch(|| Arc::clone(shared).upgrade());
+    fn stores(&self) -> &Stores {
+        self.keeper.hierarchy()
     }
 }
 
@@ -221,7 +192,7 @@ pub enum Verdict {
     Alive,
     /// It is dead or gone; this is the one to use now.
     Replaced(Arc<HeldKey>),
-    /// Its device gives no definite answer; the key stays in use.
+    /// Its device does not say; the key stays in use.
     Unproven(KeyError),
 }
 
@@ -335,37 +306,32 @@ impl KeyProviderBuilder {
             .map(|store| Entry {
                 store,
                 offload: Offload::new(THREADS_PER_STORE),
+                changing: Arc::default(),
             })
             .collect();
+        let reconsider_after = self.settings.reconsider_after;
+        let stores = Stores {
+            entries,
+            settings: self.settings,
+            events: Announcer::new(),
+            lost: Mutex::new(None),
+        };
         KeyProvider {
-            shared: Arc::new(Shared {
-                cached: ArcSwapOption::empty(),
-                flight: SingleFlight::new(),
-                entries,
-                settings: self.settings,
-                events: Announcer::new(),
-            }),
+            keeper: Keeper::new(stores, reconsider_after),
         }
     }
 }
 
-impl Shared {
+impl Stores {
     async fn probe(&self, entry: &Entry) -> Considered {
         let id = entry.store.id();
         let started = Instant::now();
         let (outcome, attempts) = match self.settings.policy.refusal(id) {
             Some(refusal) => (Outcome::Skipped(refusal), 0),
-            None => {
-                let store = Arc::clone(&entry.store);
-                let answer = entry
-                    .offload
-                    .run(self.settings.open_deadline, move || store.probe())
-                    .await;
-                match walk::flatten(id, answer) {
-                    Ok(()) => (Outcome::Available, 1),
-                    Err(refusal) => (Outcome::Skipped(refusal), 1),
-                }
-            }
+            None => match self.reachable(entry).await {
+                Ok(()) => (Outcome::Available, 1),
+                Err(refusal) => (Outcome::Skipped(refusal), 1),
+            },
         };
         Considered {
             store: id,
@@ -376,20 +342,63 @@ impl Shared {
         }
     }
 
-    fn cache(&self, key: &Arc<HeldKey>) {
-        let reconsider_at = key
-            .decision()
-            .provisional
-            .then(|| Instant::now() + self.settings.reconsider_after);
-        self.cached.store(Some(Arc::new(Cached {
-            key: Arc::clone(key),
-            reconsider_at,
-        })));
-        if reconsider_at.is_some() {
-            self.events.announce(KeyEvent::Provisional {
-                store: key.store(),
-                key: key.id(),
-            });
+    async fn reachable(&self, entry: &Entry) -> Result<(), Unavailable> {
+        let store = Arc::clone(&entry.store);
+        let deadline = self.settings.open_deadline;
+        let answer = entry.offload.run(deadline, move || store.probe()).await;
+        walk::flatten(entry.store.id(), answer)
+    }
+
+    async fn delete(&self) -> Result<bool, KeyError> {
+        let mut deleted = false;
+        let mut first_refusal = None;
+        for entry in &self.entries {
+            if self.settings.policy.refusal(entry.store.id()).is_some() {
+                continue;
+            }
+            match self.delete_from(entry).await {
+                Ok(was_there) => deleted |= was_there,
+                Err(refusal) => {
+                    first_refusal.get_or_insert(refusal);
+                }
+            }
         }
+        match first_refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(deleted),
+        }
+    }
+
+    async fn delete_from(&self, entry: &Entry) -> Result<bool, Unavailable> {
+        match self.reachable(entry).await {
+            Ok(()) => {}
+            Err(refusal) if matches!(refusal.reason, Reason::NotPresent | Reason::NotSupported) => {
+                return Ok(false);
+            }
+            Err(refusal) => return Err(refusal),
+        }
+        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
+        self.change(entry, self.settings.open_deadline, move || {
+            store.delete(&name)
+        })
+        .await
+    }
+
+    fn remember_lost(&self, lost: Replaced) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(lost);
+    }
+
+    fn take_lost(&self) -> Option<Replaced> {
+        self.lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+fn died() -> KeyError {
+    KeyError::Local {
+        what: "the search for a key".into(),
+        cause: "it died, or there is no thread for it".into(),
     }
 }

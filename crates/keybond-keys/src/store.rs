@@ -37,8 +37,8 @@ pub trait KeyStore: Send + Sync + 'static {
     fn open(&self, name: &KeyName) -> Result<Option<Box<dyn StoredKey>>, Unavailable>;
 
     /// Makes a new RSA-2048 key called `name`. Called only after [`KeyStore::open`] answered `None`, or after
-    /// what is there was shown to be lost ([`Reason::Dead`](crate::Reason::Dead), `Corrupt`, `Foreign`): then
-    /// files are set aside, not deleted.
+    /// what is there was shown to be lost ([`Reason::Dead`](crate::Reason::Dead), `Corrupt`, `Foreign`, a key
+    /// that is not RSA-2048): then files are set aside, not deleted.
     fn create(&self, name: &KeyName) -> Result<Box<dyn StoredKey>, Unavailable>;
 
     /// Deletes the key called `name`; `Ok(false)` if there was none.
@@ -71,6 +71,7 @@ pub trait StoredKey: Send + Sync + 'static {
     fn attempt_export(&self) -> ExportAttempt;
 
     /// Whether a signature takes about as long as one in memory, so that it may run where it is asked for.
+    /// Believed only of keys in process memory.
     fn is_quick(&self) -> bool {
         false
     }

@@ -1,18 +1,29 @@
 //! Test beds for keybond. Never published.
 //!
-//! [`Swtpm`] is a software TPM of a test's own. [`Shim`] sits between a client and a TPM and misbehaves on demand.
-//! [`Tpmrm0`] is what the kernel's resource manager is, for many processes; [`Device`] a plain device file. A bed that cannot be had is an error with the command that installs it, never a skipped test.
-//! On other systems than Linux this crate is empty.
+//! [`stores`] are key stores that do as a test says: refuse, lie, hang, die. On Linux there are devices, too:
+//! `Swtpm` is a software TPM of a test's own, `Shim` sits between a client and a TPM and misbehaves on demand,
+//! `Tpmrm0` is what the kernel's resource manager is, for many processes, and `Device` a plain device file. A
+//! bed that cannot be had is an error with the command that installs it, never a skipped test.
 #![forbid(unsafe_code)]
-#![cfg(target_os = "linux")]
 
+pub mod stores;
+
+#[cfg(target_os = "linux")]
 mod device;
+#[cfg(target_os = "linux")]
 mod shim;
+#[cfg(target_os = "linux")]
 mod spaces;
+#[cfg(target_os = "linux")]
 mod swtpm;
+#[cfg(target_os = "linux")]
 mod tpmrm0;
 
+#[cfg(target_os = "linux")]
 pub use device::Device;
+#[cfg(target_os = "linux")]
 pub use shim::{Action, Shim, old_pss, response_code};
+#[cfg(target_os = "linux")]
 pub use swtpm::Swtpm;
+#[cfg(target_os = "linux")]
 pub use tpmrm0::Tpmrm0;

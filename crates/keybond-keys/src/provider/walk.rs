@@ -5,16 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Cached, Entry, Shared};
+use super::{Entry, Stores};
 use crate::{
     decision::{Considered, Decision, Outcome},
     error::KeyError,
     event::KeyEvent,
     evidence::{self, Evidence},
+    keeper::Hierarchy,
     key::HeldKey,
-    public_key::{KeyId, PublicKey},
+    public_key::{KeyId, PublicKey, RSA_BITS},
     refusal::{Reason, Unavailable},
-    state::StateLock,
+    state::{StateDir, StateError, StateLock},
     store::{KeyName, KeyStore, StoredKey},
     strength::{StoreId, Strength},
 };
@@ -33,9 +34,9 @@ struct Proven {
 }
 
 /// The key that a created one took the place of.
-struct Replaced {
-    from: Option<KeyId>,
-    cause: String,
+pub(super) struct Replaced {
+    pub(super) from: Option<KeyId>,
+    pub(super) cause: String,
 }
 
 /// What a store has under the key's name.
@@ -45,69 +46,27 @@ enum Opened {
     Vacant(Option<Replaced>),
 }
 
-impl Shared {
-    /// Finds or makes the key and caches it. Runs as a single flight.
-    pub(super) async fn decide(self: Arc<Self>) -> Result<Arc<HeldKey>, KeyError> {
-        // Somebody may have been faster between the caller's look and this flight.
-        if let Some(cached) = self.cached.load_full() {
-            return Ok(Arc::clone(&cached.key));
-        }
-        let key = self.walk(&self.entries).await?;
-        self.cache(&key);
-        Ok(key)
-    }
+impl Hierarchy for Stores {
+    type Key = HeldKey;
+    type Error = KeyError;
 
-    /// Asks the stores above the provisional key again. Runs as a single flight.
-    pub(super) async fn upgrade(self: Arc<Self>) -> Result<Arc<HeldKey>, KeyError> {
-        let Some(cached) = self.cached.load_full() else {
-            return self.decide().await;
-        };
-        let current = Arc::clone(&cached.key);
-        if cached.reconsider_at.is_none_or(|at| Instant::now() < at) {
-            return Ok(current);
-        }
-        let above = self
-            .entries
-            .iter()
-            .position(|entry| entry.store.id() == current.store())
-            .unwrap_or(0);
-        match self.walk(&self.entries[..above]).await {
-            Ok(key) => {
-                self.cache(&key);
-                let (from, to) = (current.id(), key.id());
-                self.events.announce(KeyEvent::Upgraded {
-                    from,
-                    to,
-                    store: key.store(),
-                });
-                Ok(key)
-            }
-            Err(refused) => {
-                let again = refused
-                    .retryable()
-                    .then(|| Instant::now() + self.settings.reconsider_after);
-                let next = Arc::new(Cached {
-                    key: Arc::clone(&current),
-                    reconsider_at: again,
-                });
-                // Unless the key was given up meanwhile.
-                self.cached.compare_and_swap(&Some(cached), Some(next));
-                Ok(current)
-            }
-        }
-    }
-
-    async fn walk(&self, entries: &[Entry]) -> Result<Arc<HeldKey>, KeyError> {
-        let mut considered = Vec::with_capacity(entries.len());
+    async fn walk(
+        &self,
+        floor: Strength,
+        above: Option<&Arc<HeldKey>>,
+    ) -> Result<Arc<HeldKey>, KeyError> {
+        let mut considered = Vec::with_capacity(self.entries.len());
         let mut chosen = None;
         let mut budget = self.settings.retry_budget;
-        for entry in entries {
+        for entry in &self.entries {
             let id = entry.store.id();
             let started = Instant::now();
             let (outcome, attempts) = if chosen.is_some() {
                 (Outcome::NotAsked, 0)
-            } else if let Some(refusal) = self.excluded(id) {
+            } else if let Some(refusal) = self.excluded(id, floor) {
                 (Outcome::Skipped(refusal), 0)
+            } else if above.is_some_and(|key| id.tier() <= key.store().tier()) {
+                (Outcome::NotAsked, 0)
             } else {
                 let (answer, attempts) = self.ask(entry, &mut budget).await;
                 let outcome = match answer {
@@ -124,23 +83,25 @@ impl Shared {
                 };
                 (outcome, attempts)
             };
-            let elapsed = started.elapsed();
             considered.push(Considered {
                 store: id,
                 tier: id.tier(),
                 outcome,
                 attempts,
-                elapsed,
+                elapsed: started.elapsed(),
             });
         }
-        let provisional = considered.iter().any(Considered::may_pass);
+        let tier = chosen.as_ref().map(|(_, entry)| entry.store.id().tier());
         let decision = Arc::new(Decision {
             at: (self.settings.now)(),
+            // Only a stronger tier is worth another key.
+            provisional: considered
+                .iter()
+                .any(|entry| entry.may_pass() && Some(entry.tier) > tier),
             considered,
-            provisional,
         });
         let Some((proven, entry)) = chosen else {
-            return Err(self.nothing(entries, decision).await);
+            return Err(self.nothing(floor, above, decision).await);
         };
         self.announce(&proven);
         Ok(Arc::new(HeldKey::new(
@@ -153,30 +114,71 @@ impl Shared {
         )))
     }
 
+    fn strength(key: &HeldKey) -> Strength {
+        key.strength()
+    }
+
+    fn is_provisional(key: &HeldKey) -> bool {
+        key.decision().provisional
+    }
+
+    fn may_pass(error: &KeyError) -> bool {
+        error.retryable()
+    }
+
+    fn below(key: &HeldKey, floor: Strength) -> KeyError {
+        KeyError::MinStrengthNotMet {
+            have: Some(key.strength()),
+            need: floor,
+            decision: Arc::clone(key.decision()),
+        }
+    }
+
+    fn died() -> KeyError {
+        super::died()
+    }
+
+    fn kept(&self, before: Option<&Arc<HeldKey>>, key: &Arc<HeldKey>) {
+        let (store, to) = (key.store(), key.id());
+        if let Some(before) = before {
+            let from = before.id();
+            self.events.announce(KeyEvent::Upgraded { from, to, store });
+        }
+        if key.decision().provisional {
+            self.events
+                .announce(KeyEvent::Provisional { store, key: to });
+        }
+    }
+}
+
+impl Stores {
     /// Why `store` is not asked at all.
-    fn excluded(&self, store: StoreId) -> Option<Unavailable> {
+    fn excluded(&self, store: StoreId, floor: Strength) -> Option<Unavailable> {
         self.settings.policy.refusal(store).or_else(|| {
-            let (offers, floor) = (store.tier().required_strength(), self.settings.floor);
+            let offers = store.tier().required_strength();
             let below = format!("its keys have strength {offers}, the floor is {floor}");
             (offers < floor).then(|| Unavailable::new(store, Reason::DisabledByPolicy, below))
         })
     }
 
-    /// The error when no store gave a key: the floor's, if something weaker could have been had.
-    async fn nothing(&self, entries: &[Entry], decision: Arc<Decision>) -> KeyError {
-        let need = self.settings.floor;
+    /// The error when no store gave a key: the floor's, if there is one.
+    async fn nothing(
+        &self,
+        need: Strength,
+        above: Option<&Arc<HeldKey>>,
+        decision: Arc<Decision>,
+    ) -> KeyError {
         if need == Strength::Software {
             return KeyError::NoStore { decision };
         }
-        let mut have = None;
-        for entry in entries {
-            let id = entry.store.id();
-            let offers = id.tier().required_strength();
+        let mut have = above.map(|key| key.strength());
+        for entry in &self.entries {
+            let offers = entry.store.id().tier().required_strength();
             if offers < need
-                && self.settings.policy.refusal(id).is_none()
+                && have < Some(offers)
                 && matches!(self.probe(entry).await.outcome, Outcome::Available)
             {
-                have = have.max(Some(offers));
+                have = Some(offers);
             }
         }
         KeyError::MinStrengthNotMet {
@@ -186,7 +188,8 @@ impl Shared {
         }
     }
 
-    /// Asks one store, again while its refusals may pass and the budget lasts.
+    /// Asks one store, again while its refusals may pass and the budget lasts. The budget runs from the first
+    /// refusal on and counts the time of the answers, too.
     async fn ask(
         &self,
         entry: &Entry,
@@ -194,21 +197,23 @@ impl Shared {
     ) -> (Result<Proven, Unavailable>, u32) {
         let mut pause = FIRST_PAUSE;
         let mut attempts = 0;
+        let mut refused_since = None;
         loop {
             attempts += 1;
             let answer = self.open_or_create(entry).await;
             let retry = match &answer {
                 // A deadline has been waited for already; the store has had its chance for now.
-                Err(refusal) => {
-                    refusal.retryable && refusal.reason != Reason::TimedOut && *budget >= pause
-                }
+                Err(refusal) => refusal.retryable && refusal.reason != Reason::TimedOut,
                 Ok(_) => false,
             };
-            if !retry {
+            let spent = refused_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+            let left = budget.saturating_sub(spent);
+            if !retry || left < pause {
+                *budget = left;
                 return (answer, attempts);
             }
+            refused_since.get_or_insert_with(Instant::now);
             tokio::time::sleep(pause).await;
-            *budget -= pause;
             pause *= 2;
         }
     }
@@ -217,25 +222,46 @@ impl Shared {
         if let Opened::Key(proven) = self.open(entry).await? {
             return Ok(*proven);
         }
-        let _lock = match &self.settings.state {
-            Some(_) if entry.store.outlives_process() => Some(self.lock(entry).await?),
+        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
+        let open_or_create = move || {
+            // With the lock in hand: another process may have made the key while this one waited.
+            let replaces = match open(&*store, &name)? {
+                Opened::Key(proven) => return Ok(*proven),
+                Opened::Vacant(replaces) => replaces,
+            };
+            let mut proven = create(&*store, &name)?;
+            proven.replaced = replaces;
+            Ok(proven)
+        };
+        self.change(entry, self.settings.create_deadline, open_or_create)
+            .await
+    }
+
+    /// Does something to what a store keeps, alone on the machine. If the deadline passes, the lock stays with
+    /// the job until the device answers after all.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        entry: &Entry,
+        deadline: Duration,
+        job: impl FnOnce() -> Result<T, Unavailable> + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        let id = entry.store.id();
+        let Ok(alone) = Arc::clone(&entry.changing).try_lock_owned() else {
+            let detail = "an earlier creation or deletion has not come back";
+            return Err(Unavailable::new(id, Reason::TimedOut, detail));
+        };
+        let lock = match &self.settings.state {
+            Some(state) if entry.store.outlives_process() => Some(self.lock(id, state).await?),
             _ => None,
         };
-        // With the lock in hand: another process may have made the key while this one waited.
-        let replaces = match self.open(entry).await? {
-            Opened::Key(proven) => return Ok(*proven),
-            Opened::Vacant(replaces) => replaces,
-        };
-        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
-        let made = entry
+        let changed = entry
             .offload
-            .run(self.settings.create_deadline, move || {
-                create(&*store, &name)
+            .run(deadline, move || {
+                let _until_the_end = (alone, lock);
+                job()
             })
             .await;
-        let mut proven = flatten(entry.store.id(), made)?;
-        proven.replaced = replaces;
-        Ok(proven)
+        flatten(id, changed)
     }
 
     async fn open(&self, entry: &Entry) -> Result<Opened, Unavailable> {
@@ -247,17 +273,21 @@ impl Shared {
         flatten(entry.store.id(), opened)
     }
 
-    async fn lock(&self, entry: &Entry) -> Result<StateLock, Unavailable> {
-        let id = entry.store.id();
-        let failed = |error: crate::state::StateError| {
-            Unavailable::new(id, Reason::Failed, error.to_string())
-        };
-        let Some(state) = &self.settings.state else {
-            return Err(Unavailable::new(
-                id,
-                Reason::Failed,
-                "no state directory for the lock",
-            ));
+    async fn lock(&self, id: StoreId, state: &StateDir) -> Result<StateLock, Unavailable> {
+        let failed = |error: StateError| match &error {
+            StateError::Io { source, .. } => {
+                let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+                let reason = if denied {
+                    Reason::PermissionDenied
+                } else {
+                    Reason::Failed
+                };
+                let refusal = Unavailable::new(id, reason, error.to_string());
+                // A full disk or a lack of handles may pass.
+                refusal.with_retryable(!denied)
+            }
+            _ => Unavailable::new(id, Reason::PermissionDenied, error.to_string())
+                .with_remedy("Make the state directory private to the user that runs keybond."),
         };
         let keys = state.subdirectory("keys").map_err(failed)?;
         let file = format!("{}.lock", self.settings.name);
@@ -277,17 +307,22 @@ impl Shared {
 
     fn announce(&self, proven: &Proven) {
         let (store, key) = (proven.evidence.store, proven.evidence.key_id);
-        self.events
-            .announce(match (&proven.replaced, proven.created) {
-                (Some(Replaced { from, cause }), true) => KeyEvent::Replaced {
-                    store,
-                    from: *from,
-                    to: key,
-                    cause: cause.clone(),
-                },
-                (_, true) => KeyEvent::Created { store, key },
-                (_, false) => KeyEvent::Opened { store, key },
-            });
+        let lost = self.take_lost().filter(|lost| lost.from != Some(key));
+        let replaced = if proven.created {
+            lost.as_ref().or(proven.replaced.as_ref())
+        } else {
+            lost.as_ref()
+        };
+        self.events.announce(match replaced {
+            Some(Replaced { from, cause }) => KeyEvent::Replaced {
+                store,
+                from: *from,
+                to: key,
+                cause: cause.clone(),
+            },
+            None if proven.created => KeyEvent::Created { store, key },
+            None => KeyEvent::Opened { store, key },
+        });
     }
 }
 
@@ -301,7 +336,8 @@ pub(super) fn flatten<T>(
             KeyError::DeadlineExceeded { .. } => Reason::TimedOut,
             _ => Reason::Failed,
         };
-        Err(Unavailable::new(store, reason, error.to_string()))
+        // Nobody knows whether a store that died stays dead: it is asked again.
+        Err(Unavailable::new(store, reason, error.to_string()).with_retryable(true))
     })
 }
 
@@ -319,12 +355,16 @@ fn open(store: &dyn KeyStore, name: &KeyName) -> Result<Opened, Unavailable> {
     };
     match prove(store.id(), Arc::clone(&stored), false) {
         Ok(proven) => Ok(Opened::Key(Box::new(proven))),
-        Err(refusal) if gives_up_the_key(&refusal) => {
+        Err(refusal) => {
             let spki = stored.public_key().ok();
-            let from = spki.and_then(|spki| PublicKey::from_spki_der(&spki).ok());
-            Ok(vacant(from.map(|key| key.id()), refusal))
+            let key = spki.and_then(|spki| PublicKey::from_spki_der(&spki).ok());
+            // A key of another size is never "resized": it is made anew.
+            let of_another_size = key.as_ref().is_some_and(|key| key.bits() != RSA_BITS);
+            if gives_up_the_key(&refusal) || of_another_size {
+                return Ok(vacant(key.map(|key| key.id()), refusal));
+            }
+            Err(refusal)
         }
-        Err(refusal) => Err(refusal),
     }
 }
 
@@ -332,8 +372,8 @@ fn open(store: &dyn KeyStore, name: &KeyName) -> Result<Opened, Unavailable> {
 fn create(store: &dyn KeyStore, name: &KeyName) -> Result<Proven, Unavailable> {
     let stored = store.create(name)?;
     prove(store.id(), stored.into(), true).inspect_err(|refusal| {
-        // A key that is not what its tier promises must not lie about for others to find.
-        if refusal.reason == Reason::TooWeak
+        // A key that is not what its tier promises, or does not sign, must not lie about for others to find.
+        if matches!(refusal.reason, Reason::TooWeak | Reason::Dead)
             && let Err(error) = store.delete(name)
         {
             tracing::warn!(target: "keybond::keys", %error, "the rejected key could not be deleted");
@@ -365,7 +405,7 @@ fn prove(store: StoreId, stored: Arc<dyn StoredKey>, created: bool) -> Result<Pr
 
 /// Whether a refusal means that the key in the store is lost for good, so that a new one may take its place
 /// (the store sets aside what is there).
-fn gives_up_the_key(refusal: &Unavailable) -> bool {
+pub(super) fn gives_up_the_key(refusal: &Unavailable) -> bool {
     matches!(
         refusal.reason,
         Reason::Dead | Reason::Corrupt | Reason::Foreign
