@@ -6,6 +6,7 @@
 //! bed that cannot be had is an error with the command that installs it, never a skipped test.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 pub mod stores;
 
 #[cfg(target_os = "linux")]
