@@ -110,7 +110,9 @@ impl RequestBuilder {
         }
         let url = parse(&self.url)?;
         let shared = Arc::clone(&self.client.shared);
-        let rule = shared.rules.find(url.host_str().unwrap_or_default());
+        let rule = shared
+            .rules
+            .find(url.host_str().unwrap_or_default(), self.resource.as_deref());
         let resource = self
             .resource
             .as_deref()

@@ -98,8 +98,15 @@ impl ResourceRules {
         self.own += 1;
     }
 
-    pub(crate) fn find(&self, host: &str) -> Option<&ResourceRule> {
-        self.rules.iter().find(|rule| rule.covers(host))
+    /// The rule for a host; for a host that none covers, the one of the resource that was named: a vault
+    /// behind another name is still a vault.
+    pub(crate) fn find(&self, host: &str, resource: Option<&str>) -> Option<&ResourceRule> {
+        let audience =
+            resource.map(|named| named.trim_end_matches("/.default").trim_end_matches('/'));
+        let named =
+            |rule: &&ResourceRule| audience.is_some() && rule.resource.as_deref() == audience;
+        let covering = self.rules.iter().find(|rule| rule.covers(host));
+        covering.or_else(|| self.rules.iter().find(named))
     }
 }
 
@@ -110,10 +117,10 @@ mod tests {
     #[test]
     fn vaults_are_known_and_their_lookalikes_are_not() {
         let rules = ResourceRules::default();
-        let vault = rules.find("mine.vault.azure.net").unwrap();
+        let vault = rules.find("mine.vault.azure.net", None).unwrap();
         assert_eq!(vault.resource.as_deref(), Some("https://vault.azure.net"));
         assert!(vault.token_bound_header && vault.leg == Leg::OnDemand);
-        let graph = rules.find("mtlstb.graph.microsoft.com").unwrap();
+        let graph = rules.find("mtlstb.graph.microsoft.com", None).unwrap();
         assert!(!graph.token_bound_header && graph.leg == Leg::FirstHandshake);
         for host in [
             "vault.azure.net",
@@ -121,8 +128,37 @@ mod tests {
             "evilvault.azure.net",
             "x.graph.microsoft.com",
         ] {
-            assert!(rules.find(host).is_none(), "{host}");
+            assert!(rules.find(host, None).is_none(), "{host}");
         }
+    }
+
+    #[test]
+    fn a_vault_behind_another_name_is_known_by_the_resource_that_is_named() {
+        let rules = ResourceRules::default();
+        for named in [
+            "https://vault.azure.net",
+            "https://vault.azure.net/.default",
+        ] {
+            assert!(
+                rules
+                    .find("localhost", Some(named))
+                    .unwrap()
+                    .token_bound_header,
+                "{named}"
+            );
+        }
+        assert!(
+            rules
+                .find("localhost", Some("https://other.example"))
+                .is_none()
+        );
+        let graph = rules
+            .find("graph.microsoft.com", Some("https://vault.azure.net"))
+            .unwrap();
+        assert!(
+            !graph.token_bound_header,
+            "the host goes before the resource"
+        );
     }
 
     #[test]
@@ -130,7 +166,7 @@ mod tests {
         let mut rules = ResourceRules::default();
         rules.add(ResourceRule::new("mine.vault.azure.net").resource("first"));
         rules.add(ResourceRule::new("*.vault.azure.net").resource("second"));
-        let resource = |host| rules.find(host).unwrap().resource.clone().unwrap();
+        let resource = |host| rules.find(host, None).unwrap().resource.clone().unwrap();
         assert_eq!(resource("mine.vault.azure.net"), "first");
         assert_eq!(resource("other.vault.azure.net"), "second");
         assert_eq!(resource("x.vault.azure.cn"), "https://vault.azure.cn");

@@ -1,0 +1,311 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use keybond_keys::{SignatureScheme, StorePolicy, Strength};
+
+/// An identity for workloads on Azure that cannot be stolen.
+///
+/// keybond holds the strongest private key this machine offers, has it certified by the Instance Metadata
+/// Service, and uses it for tokens and connections that are worthless to anyone without the key.
+#[derive(Debug, Parser)]
+#[command(
+    name = "keybond",
+    version,
+    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by policy or floor, 4 unreachable.\n\
+                  Example: keybond demo"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every verb understands.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print JSON for programs instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to log to standard error: a level or a filter, as in `info` or `keybond=debug`.
+    #[arg(
+        long,
+        global = true,
+        env = "KEYBOND_LOG",
+        default_value = "warn",
+        value_name = "FILTER"
+    )]
+    pub(crate) log: String,
+}
+
+/// How to find or make the key.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// The floor: software, hardware or keyguard. A key that was shown to be weaker is an error.
+    #[arg(
+        long,
+        env = "KEYBOND_MIN_STRENGTH",
+        default_value = "software",
+        value_name = "STRENGTH"
+    )]
+    pub(crate) min_strength: Strength,
+    /// Which key stores may be used: `tpm2,memory` (only these), `-memory` (not this one), `+tpm2` (required).
+    #[arg(
+        long,
+        env = "KEYBOND_STORES",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_name = "STORES"
+    )]
+    pub(crate) stores: StorePolicy,
+    /// Where keys are kept (default: $XDG_STATE_HOME/keybond, ~/.local/state/keybond, %LOCALAPPDATA%\keybond).
+    #[arg(long, env = "KEYBOND_STATE_DIR", value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Where the TPM is: `device:/dev/tpmrm0`, `unix:/path`, `tcp:host:port` or `off`.
+    #[arg(
+        long,
+        env = "KEYBOND_TPM",
+        default_value = "device:/dev/tpmrm0",
+        value_name = "ADDRESS"
+    )]
+    pub(crate) tpm: String,
+    /// The key's name.
+    #[arg(
+        long,
+        default_value = "default",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    pub(crate) key_name: String,
+}
+
+/// Which managed identity.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct IdentityArgs {
+    /// The client id of a user-assigned identity (default: the system-assigned identity).
+    #[arg(long, value_name = "UUID")]
+    pub(crate) client_id: Option<String>,
+    /// The object id of a user-assigned identity.
+    #[arg(long, value_name = "UUID")]
+    pub(crate) object_id: Option<String>,
+    /// The Azure resource id of a user-assigned identity.
+    #[arg(long, value_name = "ID")]
+    pub(crate) resource_id: Option<String>,
+}
+
+/// Whom to trust.
+#[derive(Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// A PEM file with certification authorities to trust besides the system's.
+    #[arg(long, env = "KEYBOND_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what this machine offers: key stores with the cause of each refusal, and the identity source.
+    #[command(
+        after_help = "Exit codes: 0 if a managed identity can be used here, 3 if no key reaches the floor,\n\
+                            4 if no identity source can be reached.\nExample: keybond doctor --json"
+    )]
+    Doctor(DoctorArgs),
+    /// Show the key that this machine would use.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Print a certificate request for the held key, as the Instance Metadata Service expects it.
+    #[command(
+        after_help = "Example: keybond csr --client-id 11111111-1111-1111-1111-111111111111 \\\n  \
+                      --tenant-id 22222222-2222-2222-2222-222222222222 --vm-id 33333333-3333-3333-3333-333333333333 \\\n  \
+                      --pem | openssl req -verify -noout"
+    )]
+    Csr(CsrArgs),
+    /// Get an access token that is bound to the held key, and print it.
+    #[command(after_help = "Example: keybond token https://vault.azure.net --json")]
+    Token(TokenArgs),
+    /// Call a resource with a bound token, over mutual TLS with the same key.
+    #[command(
+        after_help = "Example: keybond call https://myvault.vault.azure.net/secrets/hello?api-version=7.4"
+    )]
+    Call(CallArgs),
+    /// Run Azure on loopback: metadata service, token service, a vault.
+    #[command(after_help = "Example: keybond emulate --state ~/.azure-on-loopback --print-env sh")]
+    Emulate(EmulateArgs),
+    /// Show the whole way of a bound token on loopback, and three attempts to use it when stolen.
+    #[command(
+        after_help = "Exit code 0 only if the honest call is served and all three thieves are refused.\n\
+                            Example: keybond demo"
+    )]
+    Demo(DemoArgs),
+}
+
+/// `keybond doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `keybond key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Find or make the key, prove it, and print what it was shown to be.
+    #[command(after_help = "Example: keybond key show --min-strength hardware")]
+    Show {
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Sign standard input with the key, for diagnosis; the raw signature goes to standard output.
+    #[command(after_help = "Example: echo -n hello | keybond key sign PS256 > signature")]
+    Sign {
+        /// The scheme: PS256, PS384, PS512, RS256, RS384 or RS512 (RFC 7518).
+        #[arg(value_parser = scheme)]
+        scheme: SignatureScheme,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Print the public key.
+    #[command(after_help = "Example: keybond key public | openssl pkey -pubin -text -noout")]
+    Public {
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// Delete the key from every store that has it. Its certificates are worthless afterwards.
+    #[command(after_help = "Example: keybond key delete --yes")]
+    Delete {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+}
+
+/// `keybond csr`.
+#[derive(Debug, Args)]
+pub(crate) struct CsrArgs {
+    /// The client id of the identity (the subject's CN).
+    #[arg(long, value_name = "UUID")]
+    pub(crate) client_id: String,
+    /// The tenant id (the subject's DC).
+    #[arg(long, value_name = "UUID")]
+    pub(crate) tenant_id: String,
+    /// The virtual machine's id.
+    #[arg(long, value_name = "ID", required_unless_present = "vmss_id")]
+    pub(crate) vm_id: Option<String>,
+    /// The scale set's id.
+    #[arg(long, value_name = "ID")]
+    pub(crate) vmss_id: Option<String>,
+    /// PEM (the default on a terminal and elsewhere).
+    #[arg(long, group = "form")]
+    pub(crate) pem: bool,
+    /// Raw DER.
+    #[arg(long, group = "form")]
+    pub(crate) der: bool,
+    /// One line of base64, as it goes to the metadata service.
+    #[arg(long, group = "form")]
+    pub(crate) base64: bool,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+}
+
+/// `keybond token`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// The resource the token is for, as a URI or a scope.
+    pub(crate) resource: String,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `keybond call`.
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// The URL to call (https).
+    pub(crate) url: String,
+    /// The HTTP method; GET, or POST if there is a body.
+    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// A header to send, `Name: value`; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// The body to send; `@file` reads it from a file, `@-` from standard input.
+    #[arg(short = 'd', long = "data", value_name = "DATA")]
+    pub(crate) data: Option<String>,
+    /// Where to write the body of the answer (default: standard output).
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The resource the token is for (default: derived from the URL's host).
+    #[arg(long, value_name = "URI")]
+    pub(crate) resource: Option<String>,
+    /// Fail (exit code 1) if the answer's status is 400 or above.
+    #[arg(long)]
+    pub(crate) fail: bool,
+    /// Show the legs, their times and the facts about each connection on standard error.
+    #[arg(short = 'v', long)]
+    pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `keybond emulate`.
+#[derive(Debug, Args)]
+pub(crate) struct EmulateArgs {
+    /// A folder that keeps the certification authority, keys and secrets over a restart.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// Print only the lines that point a client here, for this shell.
+    #[arg(long, value_name = "SHELL", num_args = 0..=1, default_missing_value = "sh")]
+    pub(crate) print_env: Option<ShellArg>,
+    /// Ports of metadata service, token service and vault; 0 lets the system choose.
+    #[arg(long, value_name = "IMDS,STS,VAULT", default_value = "0,0,0", value_parser = ports)]
+    pub(crate) ports: (u16, u16, u16),
+}
+
+/// Shells for `--print-env`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ShellArg {
+    /// POSIX shells.
+    Sh,
+    /// PowerShell.
+    Powershell,
+    /// `docker run` options.
+    Docker,
+}
+
+/// `keybond demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+}
+
+fn scheme(name: &str) -> Result<SignatureScheme, String> {
+    SignatureScheme::from_jose_name(name)
+        .ok_or_else(|| "expected PS256, PS384, PS512, RS256, RS384 or RS512".into())
+}
+
+fn ports(text: &str) -> Result<(u16, u16, u16), String> {
+    let parsed: Vec<u16> = text
+        .split(',')
+        .map_while(|port| port.trim().parse().ok())
+        .collect();
+    match parsed[..] {
+        [imds, sts, vault] if text.split(',').count() == 3 => Ok((imds, sts, vault)),
+        _ => Err("expected three port numbers separated by commas".into()),
+    }
+}

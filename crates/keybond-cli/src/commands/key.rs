@@ -1,0 +1,156 @@
+//! `keybond key`.
+
+use std::{
+    io::{IsTerminal as _, Read as _},
+    process::ExitCode,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use keybond_keys::{ExportAttempt, HeldKey, SignatureScheme, StoreId};
+use serde_json::json;
+
+use super::{print_json, write_out};
+use crate::{args::KeyArgs, failure::Failure, session};
+
+pub(crate) async fn show(args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
+    let key = session::key_provider(args)?.get_or_create_key().await?;
+    if json {
+        print_json(&json!({
+            "key_id": key.id(),
+            "store": key.store(),
+            "strength": key.strength(),
+            "held": what_held_means(key.store()),
+            "evidence": key.evidence(),
+            "decision": **key.decision(),
+        }))?;
+    } else {
+        write_out(describe(&key).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn sign(scheme: SignatureScheme, args: &KeyArgs) -> Result<ExitCode, Failure> {
+    let key = session::key_provider(args)?.get_or_create_key().await?;
+    let mut message = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut message)
+        .map_err(|error| Failure::io("standard input", &error))?;
+    write_out(&key.sign(scheme, &message).await?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn public(args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
+    let key = session::key_provider(args)?.get_or_create_key().await?;
+    let base64 = STANDARD.encode(key.public_key().spki_der());
+    if json {
+        print_json(&json!({ "key_id": key.id(), "spki": base64 }))?;
+    } else {
+        let lines: Vec<&str> = (0..base64.len())
+            .step_by(64)
+            .map(|at| &base64[at..base64.len().min(at + 64)])
+            .collect();
+        let pem = format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            lines.join("\n")
+        );
+        write_out(pem.as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn delete(yes: bool, args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
+    if !yes {
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "nobody is there to be asked: delete the key with --yes",
+            ));
+        }
+        eprint!(
+            "Delete the key `{}`? Its certificates are worthless then. [y/N] ",
+            args.key_name
+        );
+        let mut answer = String::new();
+        std::io::stdin()
+            .read_line(&mut answer)
+            .map_err(|error| Failure::io("standard input", &error))?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            eprintln!("nothing was deleted");
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    let deleted = session::key_provider(args)?.delete_key().await?;
+    if json {
+        print_json(&json!({ "deleted": deleted }))?;
+    } else if !deleted {
+        eprintln!("there was no key `{}`", args.key_name);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What it means that a store "holds" a key, in one sentence.
+pub(crate) fn what_held_means(store: StoreId) -> &'static str {
+    match store {
+        StoreId::KeyGuard => {
+            "The key lives in the enclave of virtualization-based security and dies with this boot; \
+             not even the kernel can read it."
+        }
+        StoreId::Platform | StoreId::Tpm2 => {
+            "The TPM made the key and alone can use it; the file holds it encrypted by the TPM."
+        }
+        StoreId::Pkcs11 => "The token made the key and does not release it.",
+        _ => {
+            "The key lives in the memory of this process and dies with it; whoever can read that memory \
+             can copy the key."
+        }
+    }
+}
+
+fn describe(key: &HeldKey) -> String {
+    let evidence = key.evidence();
+    let mut lines = vec![
+        format!("key       sha256:{}", key.id()),
+        format!("store     {} (tier {})", key.store(), key.store().tier()),
+        format!("strength  {}", key.strength()),
+        format!("held      {}", what_held_means(key.store())),
+        format!(
+            "evidence  RSA-{}, isolation {:?}, origin {:?}, export {}",
+            evidence.bits,
+            evidence.properties.isolation,
+            evidence.properties.origin,
+            match &evidence.export {
+                ExportAttempt::NoSuchCall => "has no call".to_owned(),
+                ExportAttempt::Refused(answer) => format!("refused ({answer})"),
+                ExportAttempt::Exported => "SUCCEEDED".to_owned(),
+            }
+        ),
+        format!("signs     {}", join(&evidence.verified)),
+    ];
+    for rejected in &evidence.rejected {
+        lines.push(format!(
+            "          not {}: {}",
+            rejected.scheme, rejected.cause
+        ));
+    }
+    if let Some(file) = &evidence.properties.file {
+        lines.push(format!("file      {}", file.display()));
+    }
+    for (name, value) in &evidence.properties.details {
+        lines.push(format!("          {name}: {value}"));
+    }
+    lines.push("decision".into());
+    lines.extend(
+        key.decision()
+            .considered
+            .iter()
+            .map(|entry| format!("  {entry}")),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn join(items: &[impl ToString]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

@@ -1,0 +1,58 @@
+//! The `keybond` command.
+#![forbid(unsafe_code)]
+// A command line talks to people through these.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod args;
+mod commands;
+mod failure;
+mod session;
+
+use std::{io::IsTerminal as _, process::ExitCode};
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Cli, Command, KeyCommand},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    match start_log(&cli.global.log).and_then(|()| run(cli)) {
+        Ok(code) => code,
+        Err(failure) => failure.report(json),
+    }
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let json = cli.global.json;
+    match cli.command {
+        Command::Doctor(args) => commands::doctor::run(&args, json).await,
+        Command::Key(command) => match command {
+            KeyCommand::Show { key } => commands::key::show(&key, json).await,
+            KeyCommand::Sign { scheme, key } => commands::key::sign(scheme, &key).await,
+            KeyCommand::Public { key } => commands::key::public(&key, json).await,
+            KeyCommand::Delete { yes, key } => commands::key::delete(yes, &key, json).await,
+        },
+        Command::Csr(args) => commands::csr::run(&args, json).await,
+        Command::Token(args) => commands::token::run(&args, json).await,
+        Command::Call(args) => commands::call::run(args, json).await,
+        Command::Emulate(args) => commands::emulate::run(&args, json).await,
+        Command::Demo(args) => commands::demo::run(&args, json).await,
+    }
+}
+
+fn start_log(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("--log `{filter}` is no log filter: {error}")))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! From arguments to the parts that do the work.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use keybond::{Identity, ManagedIdentity, ManagedIdentityBuilder};
+use keybond_keys::{
+    AbsentStore, KeyName, KeyProvider, KeyProviderBuilder, MemoryStore, Reason, StoreId,
+    Unavailable,
+};
+#[cfg(unix)]
+use keybond_keys::{StateDir, Tpm2Store};
+use keybond_tls::{TlsConnector, TrustRoots};
+
+use crate::{
+    args::{IdentityArgs, KeyArgs, TrustArgs},
+    failure::Failure,
+};
+
+/// The key provider with every store of this platform; those it does not have are listed with the cause.
+pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
+    let name = KeyName::new(args.key_name.as_str())
+        .map_err(|error| Failure::usage(format!("--key-name: {error}")))?;
+    let mut builder = KeyProvider::builder()
+        .key_name(name)
+        .policy(args.stores.clone())
+        .minimum_strength(args.min_strength);
+    for store in [StoreId::KeyGuard, StoreId::Platform] {
+        let refusal = Unavailable::new(store, Reason::NotSupported, "a part of Windows");
+        builder = builder.store(AbsentStore::new(refusal));
+    }
+    builder = platform_stores(builder, args)?;
+    Ok(builder.store(MemoryStore).build())
+}
+
+/// Where state is kept, if the arguments or the environment say so.
+pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    args.state_dir.clone().or_else(|| {
+        if cfg!(windows) {
+            Some(variable("LOCALAPPDATA")?.join("keybond"))
+        } else {
+            let state =
+                variable("XDG_STATE_HOME").or_else(|| Some(variable("HOME")?.join(".local/state")));
+            Some(state?.join("keybond"))
+        }
+    })
+}
+
+#[cfg(unix)]
+fn platform_stores(
+    builder: KeyProviderBuilder,
+    args: &KeyArgs,
+) -> Result<KeyProviderBuilder, Failure> {
+    let address = args
+        .tpm
+        .parse()
+        .map_err(|error| Failure::usage(format!("--tpm (KEYBOND_TPM): {error}")))?;
+    let opened = state_dir(args)
+        .ok_or_else(|| "no state directory: set KEYBOND_STATE_DIR or HOME".to_owned())
+        .and_then(|path| StateDir::open(path).map_err(|error| error.to_string()))
+        .and_then(|state| {
+            let store = Tpm2Store::new(address, &state).map_err(|error| error.to_string())?;
+            Ok((state, store))
+        });
+    Ok(match opened {
+        Ok((state, store)) => builder.state_dir(state).store(store),
+        // The memory store needs no directory; that the TPM's does is no reason to fail.
+        Err(detail) => {
+            let refusal = Unavailable::new(StoreId::Tpm2, Reason::PermissionDenied, detail)
+                .with_remedy("Give keybond a directory of its own: KEYBOND_STATE_DIR.");
+            builder.store(AbsentStore::new(refusal))
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn platform_stores(
+    builder: KeyProviderBuilder,
+    _args: &KeyArgs,
+) -> Result<KeyProviderBuilder, Failure> {
+    Ok(builder)
+}
+
+/// A connector that trusts the system's authorities and those of `--ca-file`.
+pub(crate) async fn connector(args: &TrustArgs) -> Result<Arc<dyn TlsConnector>, Failure> {
+    let extra = args.ca_file.clone();
+    // Reading and parsing the system's roots takes a while; the runtime has better things to do.
+    let built = tokio::task::spawn_blocking(move || build_connector(extra.as_deref())).await;
+    built.map_err(|error| Failure::io("trust roots", &std::io::Error::other(error)))?
+}
+
+/// The managed identity that the arguments name.
+pub(crate) async fn managed_identity(
+    identity: &IdentityArgs,
+    key: &KeyArgs,
+    trust: &TrustArgs,
+) -> Result<ManagedIdentityBuilder, Failure> {
+    Ok(ManagedIdentity::builder()
+        .identity(which(identity)?)
+        .key_provider(key_provider(key)?)
+        .minimum_strength(key.min_strength)
+        .tls(connector(trust).await?))
+}
+
+fn build_connector(extra: Option<&Path>) -> Result<Arc<dyn TlsConnector>, Failure> {
+    let mut roots = TrustRoots::system()?;
+    if let Some(file) = extra {
+        roots.add_pem_file(file)?;
+    }
+    Ok(keybond_tls::default_connector(&roots)?)
+}
+
+fn which(args: &IdentityArgs) -> Result<Identity, Failure> {
+    let named = if let Some(id) = &args.client_id {
+        Identity::client_id(id)
+    } else if let Some(id) = &args.object_id {
+        Identity::object_id(id)
+    } else if let Some(id) = &args.resource_id {
+        Identity::resource_id(id)
+    } else {
+        return Ok(Identity::SystemAssigned);
+    };
+    named.map_err(|error| Failure::usage(error.to_string()))
+}

@@ -1,0 +1,243 @@
+//! The whole way over process borders: `keybond emulate` in one process, the other verbs in others, and curl
+//! and openssl as the independent witnesses.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+const KEYBOND: &str = env!("CARGO_BIN_EXE_keybond");
+
+/// A running `keybond emulate`.
+struct Azure {
+    child: Child,
+    env: BTreeMap<String, String>,
+}
+
+impl Azure {
+    fn start() -> Self {
+        let mut child = Command::new(KEYBOND)
+            .args(["emulate", "--print-env", "sh"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut env = BTreeMap::new();
+        // The lines come when the servers listen; the vault's is the last.
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            let (name, value) = line
+                .strip_prefix("export ")
+                .unwrap()
+                .split_once('=')
+                .unwrap();
+            env.insert(name.to_owned(), value.trim_matches('\'').to_owned());
+            if name == "KEYBOND_DEMO_VAULT_URL" {
+                break;
+            }
+        }
+        Self { child, env }
+    }
+
+    fn keybond(&self, arguments: &[&str]) -> Output {
+        Command::new(KEYBOND)
+            .args(arguments)
+            .envs(&self.env)
+            .env("KEYBOND_TPM", "off")
+            .env_remove("KEYBOND_MIN_STRENGTH")
+            .output()
+            .unwrap()
+    }
+
+    fn secret_url(&self) -> String {
+        format!(
+            "{}/secrets/demo?api-version=7.4",
+            self.env["KEYBOND_DEMO_VAULT_URL"]
+        )
+    }
+}
+
+impl Drop for Azure {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ok(output: Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn token_and_call_in_processes_of_their_own() {
+    let azure = Azure::start();
+    let token: Value = serde_json::from_str(&ok(azure.keybond(&[
+        "token",
+        "https://vault.azure.net",
+        "--json",
+    ])))
+    .unwrap();
+    assert_eq!(token["token_type"], "mtls_pop");
+    assert_eq!(token["strength"], "software");
+    assert_eq!(
+        token["access_token"].as_str().unwrap().split('.').count(),
+        3
+    );
+
+    let answer: Value = serde_json::from_str(&ok(azure.keybond(&[
+        "call",
+        &azure.secret_url(),
+        "--resource",
+        "https://vault.azure.net",
+    ])))
+    .unwrap();
+    assert!(answer["value"].is_string(), "{answer}");
+}
+
+#[test]
+fn verbose_calls_show_the_legs_and_no_secret() {
+    let azure = Azure::start();
+    let resource = ["--resource", "https://vault.azure.net"];
+    let output = azure.keybond(&[
+        "call",
+        "-v",
+        "--log",
+        "trace",
+        &azure.secret_url(),
+        resource[0],
+        resource[1],
+    ]);
+    let shown = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{shown}");
+    for leg in [
+        "metadata",
+        "issue",
+        "token",
+        "resource",
+        "client signed PS256",
+    ] {
+        assert!(shown.contains(leg), "no {leg} in:\n{shown}");
+    }
+    // Every JWT begins like this.
+    assert!(!shown.contains("eyJ"), "a token in the log:\n{shown}");
+}
+
+#[test]
+fn curl_with_a_stolen_token_is_refused() {
+    let azure = Azure::start();
+    let token = ok(azure.keybond(&["token", "https://vault.azure.net"]));
+    let status = ok(Command::new("curl")
+        .args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+            "--cacert",
+        ])
+        .arg(&azure.env["KEYBOND_CA_FILE"])
+        .args([
+            "--header",
+            &format!("Authorization: mtls_pop {}", token.trim()),
+        ])
+        .args(["--header", "x-ms-tokenboundauth: true", &azure.secret_url()])
+        .output()
+        .unwrap());
+    assert_eq!(status, "401");
+}
+
+#[test]
+fn openssl_verifies_the_request_in_every_form() {
+    let csr = |form: &str| {
+        let output = Command::new(KEYBOND)
+            .args([
+                "csr",
+                "--client-id",
+                "11111111-1111-1111-1111-111111111111",
+                form,
+            ])
+            .args(["--tenant-id", "22222222-2222-2222-2222-222222222222"])
+            .args(["--vm-id", "33333333-3333-3333-3333-333333333333"])
+            .env("KEYBOND_TPM", "off")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let verify = |file: &Path, form: &str| {
+        let output = Command::new("openssl")
+            .args(["req", "-verify", "-noout", "-text", "-inform", form, "-in"])
+            .arg(file)
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(
+            output.status.success() && said.contains("verify OK"),
+            "{said}"
+        );
+        assert!(said.contains("rsassaPss"), "{said}");
+    };
+    for (option, form) in [("--pem", "PEM"), ("--der", "DER")] {
+        let file = dir.path().join(form);
+        std::fs::write(&file, csr(option)).unwrap();
+        verify(&file, form);
+    }
+    let line = String::from_utf8(csr("--base64")).unwrap();
+    assert_eq!(line.trim_end_matches('\n').lines().count(), 1);
+}
+
+#[test]
+fn the_demo_ends_well_and_says_so_in_json() {
+    let output = Command::new(KEYBOND)
+        .args(["demo", "--json"])
+        .env("KEYBOND_TPM", "off")
+        .output()
+        .unwrap();
+    let demo: Value = serde_json::from_str(&ok(output)).unwrap();
+    assert_eq!(demo["ok"], true, "{demo:#}");
+    let statuses: Vec<_> = demo["attempts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|attempt| attempt["status"].as_u64().unwrap())
+        .collect();
+    assert_eq!(statuses, [401, 401, 401, 200]);
+    assert_eq!(demo["binding"]["certificate"], demo["binding"]["cnf"]);
+}
+
+#[test]
+fn nobody_there_is_exit_code_4() {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let output = Command::new(KEYBOND)
+        .args(["token", "https://vault.azure.net"])
+        .env(
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+            format!("http://127.0.0.1:{port}"),
+        )
+        .env("KEYBOND_TPM", "off")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{shown}");
+    assert!(shown.contains("to do:"), "{shown}");
+}
