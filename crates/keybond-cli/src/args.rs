@@ -34,6 +34,7 @@ pub(crate) struct Global {
         long,
         global = true,
         env = "KEYBOND_LOG",
+        hide_env_values = true,
         default_value = "warn",
         value_name = "FILTER"
     )]
@@ -47,6 +48,7 @@ pub(crate) struct KeyArgs {
     #[arg(
         long,
         env = "KEYBOND_MIN_STRENGTH",
+        hide_env_values = true,
         default_value = "software",
         value_name = "STRENGTH"
     )]
@@ -55,6 +57,7 @@ pub(crate) struct KeyArgs {
     #[arg(
         long,
         env = "KEYBOND_STORES",
+        hide_env_values = true,
         default_value = "",
         hide_default_value = true,
         allow_hyphen_values = true,
@@ -62,12 +65,18 @@ pub(crate) struct KeyArgs {
     )]
     pub(crate) stores: StorePolicy,
     /// Where keys are kept (default: $XDG_STATE_HOME/keybond, ~/.local/state/keybond, %LOCALAPPDATA%\keybond).
-    #[arg(long, env = "KEYBOND_STATE_DIR", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "KEYBOND_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub(crate) state_dir: Option<PathBuf>,
     /// Where the TPM is: `device:/dev/tpmrm0`, `unix:/path`, `tcp:host:port` or `off`.
     #[arg(
         long,
         env = "KEYBOND_TPM",
+        hide_env_values = true,
         default_value = "device:/dev/tpmrm0",
         value_name = "ADDRESS"
     )]
@@ -101,7 +110,12 @@ pub(crate) struct IdentityArgs {
 #[derive(Debug, Args)]
 pub(crate) struct TrustArgs {
     /// A PEM file with certification authorities to trust besides the system's.
-    #[arg(long, env = "KEYBOND_CA_FILE", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "KEYBOND_CA_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(crate) ca_file: Option<PathBuf>,
 }
 

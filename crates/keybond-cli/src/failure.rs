@@ -62,10 +62,12 @@ impl Failure {
     /// Prints the failure to standard error, as text or JSON, and gives the exit code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         if json {
+            // Further lines repeat for people what the details say to programs.
+            let message = self.message.lines().next();
             let report = json!({
                 "error": {
                     "code": self.code,
-                    "message": self.message,
+                    "message": message,
                     "remedy": self.remedy,
                     "details": self.details,
                 }
