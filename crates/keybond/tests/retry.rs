@@ -177,3 +177,21 @@ async fn a_disabled_version_2_is_not_probed() {
             .contains("administratively disabled")
     );
 }
+
+#[tokio::test]
+async fn a_silent_metadata_service_is_asked_four_times_and_reported_as_unreachable() {
+    let bench = paused().await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    bench.azure.twist_one(Service::Metadata, move |honest| {
+        Reply::Gated(gate.clone(), Box::new(honest))
+    });
+    let (result, waited) = timed(&bench).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.code(), "managed_identity_unreachable_network");
+    assert!(error.retryable() && matches!(error, Error::Unreachable { .. }));
+    // Four attempts of 20 s each, and 1, 2 and 4 s between them.
+    assert_eq!(
+        (waited, bench.azure.count(Service::Metadata)),
+        (4 * 20 + 7, 4)
+    );
+}

@@ -12,7 +12,7 @@ use keybond::{
     AttestationError, AttestationProvider, AttestationRequest, AttestationToken, KeyProvider, Leg,
     tls::{BoxFuture, ClientIdentity, TlsConn, TlsConnector, TlsError},
 };
-use support::{Bench, CLIENT, RESOURCE, azure::Service, server::Reply};
+use support::{Bench, CLIENT, OTHER, RESOURCE, azure::Service, server::Reply};
 use tokio::{net::TcpStream, sync::Semaphore};
 
 /// Answers as it is told and remembers where it would have asked.
@@ -240,4 +240,22 @@ async fn without_a_key_nothing_is_sent() {
     assert_eq!(bench.azure.total(), 0);
     let reports = bench.reports.lock().unwrap();
     assert!(!reports[0].succeeded && reports[0].outcome == error.to_string());
+}
+
+/// A machine's identity may be exchanged while the client runs: what failed with kept metadata starts from
+/// fresh metadata the next time.
+#[tokio::test]
+async fn after_a_failure_the_metadata_is_asked_for_again() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    client.credential().await.unwrap();
+    bench.azure.twist(|service, _, honest| match service {
+        Service::Metadata => honest.with_member("clientId", OTHER.into()),
+        Service::Issue => honest.with_member("client_id", OTHER.into()),
+        _ => honest,
+    });
+    bench.azure.wish(|wish| wish.client = OTHER.into());
+    let error = client.renew().await.unwrap_err();
+    assert_eq!(error.code(), "identity_mismatch");
+    assert_eq!(client.renew().await.unwrap().client_id(), OTHER);
 }
