@@ -15,6 +15,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ),
     ("softhsm2", "/usr/bin/softhsm2-util"),
     ("apache2-bin", "/usr/sbin/apache2"),
+    (
+        "python3-jwcrypto",
+        "/usr/lib/python3/dist-packages/jwcrypto",
+    ),
 ];
 
 /// Cargo tool and its version.

@@ -63,6 +63,7 @@ mod identity;
 mod imds;
 mod json;
 mod leg;
+pub mod pop;
 mod random;
 mod single_flight;
 mod source;
