@@ -121,7 +121,11 @@ impl TlsConnector for NoTls {
         _: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
         let problem = "the test says so";
-        Box::pin(async move { Err(TlsError::Identity { problem }) })
+        Box::pin(async move {
+            Err(TlsError::Identity {
+                problem: problem.into(),
+            })
+        })
     }
 }
 
