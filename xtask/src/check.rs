@@ -17,16 +17,8 @@ pub(crate) fn check() -> Result<(), Failure> {
     )?;
     run_with(
         "cargo",
-        &[
-            "doc",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-        ],
-        &[(
-            "RUSTDOCFLAGS",
-            "-D warnings -A rustdoc::private_intra_doc_links",
-        )],
+        &["doc", "--workspace", "--no-deps"],
+        &[("RUSTDOCFLAGS", "-D warnings")],
     )?;
     run("cargo", &["deny", "check", "bans", "licenses", "sources"])?;
     msrv()
