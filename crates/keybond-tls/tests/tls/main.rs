@@ -5,6 +5,7 @@ mod apache;
 mod http;
 mod openssl;
 mod pki;
+mod reneg_server;
 mod rustls_server;
 mod store;
 
@@ -13,5 +14,6 @@ mod held_key;
 mod identity;
 mod on_demand;
 mod refusals;
+mod renegotiation;
 mod roots;
 mod transfer;
