@@ -62,4 +62,6 @@ pub use store::{
     AbsentStore, ExportAttempt, InvalidKeyName, Isolation, KeyName, KeyProperties, KeyStore,
     MemoryStore, Origin, StoredKey,
 };
+#[cfg(feature = "pkcs11")]
+pub use store::{InvalidPkcs11Uri, Pin, PinSource, Pkcs11Store, Pkcs11Uri};
 pub use strength::{StoreId, Strength, Tier, UnknownName};

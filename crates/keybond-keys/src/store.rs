@@ -6,6 +6,8 @@
 
 mod absent;
 mod memory;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 #[cfg(unix)]
 mod record;
 #[cfg(unix)]
@@ -15,6 +17,8 @@ use std::{fmt, path::PathBuf};
 
 pub use absent::AbsentStore;
 pub use memory::MemoryStore;
+#[cfg(feature = "pkcs11")]
+pub use pkcs11::{InvalidPkcs11Uri, Pin, PinSource, Pkcs11Store, Pkcs11Uri};
 use serde::Serialize;
 #[cfg(unix)]
 pub use tpm2::Tpm2Store;

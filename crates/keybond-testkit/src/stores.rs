@@ -7,6 +7,7 @@
 mod fault;
 mod file;
 mod keys;
+mod softhsm;
 
 use std::{
     collections::HashMap,
@@ -24,6 +25,7 @@ use keybond_keys::{
     StoreId, StoredKey, Tier, Unavailable,
 };
 pub use keys::Lie;
+pub use softhsm::{ModuleFault, SoftHsm};
 
 /// A store under a test's control.
 #[derive(Clone)]
