@@ -35,7 +35,7 @@ pub(crate) struct Global {
         global = true,
         env = "KEYBOND_LOG",
         hide_env_values = true,
-        default_value = "warn",
+        default_value = "warn,cryptoki=off",
         value_name = "FILTER"
     )]
     pub(crate) log: String,
@@ -81,6 +81,16 @@ pub(crate) struct KeyArgs {
         value_name = "ADDRESS"
     )]
     pub(crate) tpm: String,
+    /// The PKCS#11 token to use, as a URI (RFC 7512) with `module-path`. The PIN comes from its `pin-source`,
+    /// from KEYBOND_PKCS11_PIN, or is asked for on a terminal.
+    #[cfg(feature = "pkcs11")]
+    #[arg(
+        long,
+        env = "KEYBOND_PKCS11",
+        hide_env_values = true,
+        value_name = "URI"
+    )]
+    pub(crate) pkcs11: Option<keybond_keys::Pkcs11Uri>,
     /// The key's name.
     #[arg(
         long,
@@ -131,6 +141,9 @@ pub(crate) enum Command {
     /// Show the key that this machine would use.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make a proof of possession for one HTTP request.
+    #[command(subcommand)]
+    Pop(PopCommand),
     /// Print a certificate request for the held key, as the Instance Metadata Service expects it.
     #[command(
         after_help = "Example: keybond csr --client-id 11111111-1111-1111-1111-111111111111 \\\n  \
@@ -199,6 +212,40 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         key: KeyArgs,
     },
+}
+
+/// `keybond pop`. Tokens are read from standard input: others can read command lines.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PopCommand {
+    /// Wrap the access token on standard input into a Signed HTTP Request, for `Authorization: PoP …`.
+    #[command(after_help = "Example: keybond pop shr GET https://resource.example/items < token")]
+    Shr(PopArgs),
+    /// Make a DPoP proof (RFC 9449), for the header `DPoP`.
+    #[command(after_help = "Example: keybond pop dpop POST https://server.example/token")]
+    Dpop {
+        /// Tie the proof to the access token on standard input (`ath`).
+        #[arg(long)]
+        with_token: bool,
+        #[command(flatten)]
+        args: PopArgs,
+    },
+}
+
+/// What every proof needs.
+#[derive(Debug, Args)]
+pub(crate) struct PopArgs {
+    /// The request's method.
+    pub(crate) method: String,
+    /// The request's URL.
+    pub(crate) url: String,
+    /// The nonce that the server gave.
+    #[arg(long, value_name = "NONCE")]
+    pub(crate) nonce: Option<String>,
+    /// The signature scheme: PS256, PS384, PS512, RS256, RS384 or RS512 (RFC 7518).
+    #[arg(long, default_value = "PS256", value_parser = scheme, value_name = "SCHEME")]
+    pub(crate) scheme: SignatureScheme,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
 }
 
 /// `keybond csr`.

@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod emulate;
 pub(crate) mod key;
+pub(crate) mod pop;
 pub(crate) mod token;
 
 use std::io::Write as _;

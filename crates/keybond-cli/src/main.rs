@@ -38,6 +38,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             KeyCommand::Public { key } => commands::key::public(&key, json).await,
             KeyCommand::Delete { yes, key } => commands::key::delete(yes, &key, json).await,
         },
+        Command::Pop(command) => commands::pop::run(command, json).await,
         Command::Csr(args) => commands::csr::run(&args, json).await,
         Command::Token(args) => commands::token::run(&args, json).await,
         Command::Call(args) => commands::call::run(args, json).await,

@@ -1,5 +1,7 @@
 //! From arguments to the parts that do the work.
 
+#[cfg(feature = "pkcs11")]
+use std::io::IsTerminal as _;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,6 +12,8 @@ use keybond_keys::{
     AbsentStore, KeyName, KeyProvider, KeyProviderBuilder, MemoryStore, Reason, StoreId,
     Unavailable,
 };
+#[cfg(feature = "pkcs11")]
+use keybond_keys::{Pin, PinSource, Pkcs11Store};
 #[cfg(unix)]
 use keybond_keys::{StateDir, Tpm2Store};
 use keybond_tls::{TlsConnector, TrustRoots};
@@ -18,6 +22,10 @@ use crate::{
     args::{IdentityArgs, KeyArgs, TrustArgs},
     failure::Failure,
 };
+
+/// Where the PIN of a PKCS#11 token may stand.
+#[cfg(feature = "pkcs11")]
+const PIN_VARIABLE: &str = "KEYBOND_PKCS11_PIN";
 
 /// The key provider with every store of this platform; those it does not have are listed with the cause.
 pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
@@ -31,6 +39,8 @@ pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
         let refusal = Unavailable::new(store, Reason::NotSupported, "a part of Windows");
         builder = builder.store(AbsentStore::new(refusal));
     }
+    // A token that was named goes before a TPM that merely is there.
+    builder = pkcs11_store(builder, args);
     builder = platform_stores(builder, args)?;
     Ok(builder.store(MemoryStore).build())
 }
@@ -51,6 +61,41 @@ pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
             Some(state?.join("keybond"))
         }
     })
+}
+
+#[cfg(feature = "pkcs11")]
+fn pkcs11_store(builder: KeyProviderBuilder, args: &KeyArgs) -> KeyProviderBuilder {
+    let Some(uri) = args.pkcs11.clone() else {
+        let refusal = Unavailable::new(
+            StoreId::Pkcs11,
+            Reason::NotPresent,
+            "no token is configured (KEYBOND_PKCS11)",
+        );
+        return builder.store(AbsentStore::new(refusal));
+    };
+    let pin = if let Some(file) = uri.pin_source.clone() {
+        Some(PinSource::File(file))
+    } else if std::env::var_os(PIN_VARIABLE).is_some() {
+        Some(PinSource::Environment(PIN_VARIABLE.into()))
+    } else if std::io::stdin().is_terminal() {
+        let ask = || rpassword::prompt_password("PIN of the PKCS#11 token: ").map(Pin::new);
+        Some(PinSource::Prompt(Arc::new(move || {
+            ask().map_err(|error| error.to_string())
+        })))
+    } else {
+        None
+    };
+    builder.store(Pkcs11Store::with_pin(uri, pin))
+}
+
+#[cfg(not(feature = "pkcs11"))]
+fn pkcs11_store(builder: KeyProviderBuilder, _args: &KeyArgs) -> KeyProviderBuilder {
+    let refusal = Unavailable::new(
+        StoreId::Pkcs11,
+        Reason::NotSupported,
+        "this build has no PKCS#11",
+    );
+    builder.store(AbsentStore::new(refusal))
 }
 
 #[cfg(unix)]

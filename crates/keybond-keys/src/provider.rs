@@ -372,7 +372,12 @@ impl Stores {
     async fn delete_from(&self, entry: &Entry) -> Result<bool, Unavailable> {
         match self.reachable(entry).await {
             Ok(()) => {}
-            Err(refusal) if matches!(refusal.reason, Reason::NotPresent | Reason::NotSupported) => {
+            Err(refusal)
+                if matches!(
+                    refusal.reason,
+                    Reason::NotPresent | Reason::NotSupported | Reason::DisabledByPolicy
+                ) =>
+            {
                 return Ok(false);
             }
             Err(refusal) => return Err(refusal),
