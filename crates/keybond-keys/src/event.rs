@@ -1,9 +1,25 @@
-//! What happens to the held key, for those who want to know as it happens.
+//! What happens to the held key, for those who want to know as it happens: a stream, the log, and metrics.
+//!
+//! Metrics (through the `metrics` facade; without a recorder they cost next to nothing):
+//!
+//! | name | kind | labels | meaning |
+//! |---|---|---|---|
+//! | `keybond_key_events_total` | counter | `event`, `store` | one for each [`KeyEvent`]; `event` is its JSON name |
+//! | `keybond_key_refusals_total` | counter | `store`, `reason` | one for each refusal of a store that was asked |
+//! | `keybond_key_decision_seconds` | histogram | `store` | how long finding or making the key took; `store` is `none` if there is none |
+//! | `keybond_key_strength` | gauge | – | strength of the key in use: 1 software, 2 hardware, 3 keyguard |
+//! | `keybond_key_provisional` | gauge | – | 1 while a stronger store is expected back |
+
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use crate::{public_key::KeyId, refusal::Unavailable, strength::StoreId};
+use crate::{
+    public_key::KeyId,
+    refusal::Unavailable,
+    strength::{StoreId, Strength},
+};
 
 /// Something that happened to the key of a provider.
 #[derive(Clone, Debug, Serialize)]
@@ -86,6 +102,7 @@ impl Announcer {
     }
 
     pub(crate) fn announce(&self, event: KeyEvent) {
+        count(&event);
         match &event {
             KeyEvent::Created { store, key } => {
                 tracing::info!(target: "keybond::keys", %store, %key, "key created");
@@ -114,4 +131,33 @@ impl Announcer {
         // Err means that nobody listens.
         let _ = self.0.send(event);
     }
+}
+
+fn count(event: &KeyEvent) {
+    let (name, store) = match event {
+        KeyEvent::Created { store, .. } => ("created", store),
+        KeyEvent::Opened { store, .. } => ("opened", store),
+        KeyEvent::Provisional { store, .. } => ("provisional", store),
+        KeyEvent::Upgraded { store, .. } => ("upgraded", store),
+        KeyEvent::Replaced { store, .. } => ("replaced", store),
+        KeyEvent::Refused(refusal) => ("refused", &refusal.store),
+    };
+    metrics::counter!("keybond_key_events_total", "event" => name, "store" => store.name())
+        .increment(1);
+    if let KeyEvent::Refused(Unavailable { store, reason, .. }) = event {
+        let labels = [("store", store.name()), ("reason", reason.name())];
+        metrics::counter!("keybond_key_refusals_total", &labels).increment(1);
+    }
+}
+
+/// A search for a key ended.
+pub(crate) fn measure_decision(store: Option<StoreId>, took: Duration) {
+    let store = store.map_or("none", StoreId::name);
+    metrics::histogram!("keybond_key_decision_seconds", "store" => store).record(took);
+}
+
+/// A key is in use from now on.
+pub(crate) fn measure_key(strength: Strength, provisional: bool) {
+    metrics::gauge!("keybond_key_strength").set(f64::from(strength as u8));
+    metrics::gauge!("keybond_key_provisional").set(f64::from(u8::from(provisional)));
 }

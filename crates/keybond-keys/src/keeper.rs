@@ -48,6 +48,9 @@ pub(crate) trait Hierarchy: Send + Sync + 'static {
 
     /// `key` is in use from now on, in the place of `before`.
     fn kept(&self, before: Option<&Arc<Self::Key>>, key: &Arc<Self::Key>);
+
+    /// No stronger store will answer: `key` stays.
+    fn settled(&self, key: &Arc<Self::Key>);
 }
 
 type Found<H> = Result<Arc<<H as Hierarchy>::Key>, <H as Hierarchy>::Error>;
@@ -182,14 +185,16 @@ impl<H: Hierarchy> Shared<H> {
         match self.hierarchy.walk(floor, Some(&held.key)).await {
             Ok(key) => self.keep(Some(&held.key), &key),
             Err(error) => {
+                let again = H::may_pass(&error).then(|| Instant::now() + self.reconsider_after);
                 let next = Held {
                     key: Arc::clone(&held.key),
-                    reconsider_at: H::may_pass(&error)
-                        .then(|| Instant::now() + self.reconsider_after),
+                    reconsider_at: again,
                     reconsidered: AtomicBool::new(false),
                 };
                 // Unless the key was taken out meanwhile: it must not come back.
-                self.cell.replace(held, Some(Arc::new(next)));
+                if self.cell.replace(held, Some(Arc::new(next))) && again.is_none() {
+                    self.hierarchy.settled(&held.key);
+                }
             }
         }
     }

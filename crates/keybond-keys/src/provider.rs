@@ -170,7 +170,9 @@ impl KeyProvider {
             .unwrap_or_else(|| Err(died()))
     }
 
-    /// What happens to the key from now on.
+    /// What happens to the key from now on. The log (`tracing`, target `keybond::keys`) and the metrics
+    /// (`metrics`: `keybond_key_events_total`, `keybond_key_refusals_total`, `keybond_key_decision_seconds`,
+    /// `keybond_key_strength`, `keybond_key_provisional`) tell the same story.
     pub fn events(&self) -> KeyEvents {
         self.stores().events.subscribe()
     }

@@ -207,7 +207,7 @@ fn a_module_that_hangs_costs_the_deadline() {
         assert_eq!(key.store(), StoreId::Memory);
         assert!(key.decision().provisional);
         assert!(started.elapsed() < Duration::from_secs(20));
-        hsm.fault(ModuleFault::None);
+        // It hangs to the end: SoftHSM crashes if the process ends while a call is inside it.
     });
 }
 

@@ -9,7 +9,7 @@ use super::{Entry, Stores};
 use crate::{
     decision::{Considered, Decision, Outcome},
     error::KeyError,
-    event::KeyEvent,
+    event::{self, KeyEvent},
     evidence::{self, Evidence},
     keeper::Hierarchy,
     key::HeldKey,
@@ -55,6 +55,7 @@ impl Hierarchy for Stores {
         floor: Strength,
         above: Option<&Arc<HeldKey>>,
     ) -> Result<Arc<HeldKey>, KeyError> {
+        let began = Instant::now();
         let mut considered = Vec::with_capacity(self.entries.len());
         let mut chosen = None;
         let mut budget = self.settings.retry_budget;
@@ -91,7 +92,9 @@ impl Hierarchy for Stores {
                 elapsed: started.elapsed(),
             });
         }
-        let tier = chosen.as_ref().map(|(_, entry)| entry.store.id().tier());
+        let store = chosen.as_ref().map(|(_, entry)| entry.store.id());
+        event::measure_decision(store, began.elapsed());
+        let tier = store.map(StoreId::tier);
         let decision = Arc::new(Decision {
             at: (self.settings.now)(),
             // Only a stronger tier is worth another key.
@@ -140,6 +143,7 @@ impl Hierarchy for Stores {
 
     fn kept(&self, before: Option<&Arc<HeldKey>>, key: &Arc<HeldKey>) {
         let (store, to) = (key.store(), key.id());
+        event::measure_key(key.strength(), key.decision().provisional);
         if let Some(before) = before {
             let from = before.id();
             self.events.announce(KeyEvent::Upgraded { from, to, store });
@@ -148,6 +152,14 @@ impl Hierarchy for Stores {
             self.events
                 .announce(KeyEvent::Provisional { store, key: to });
         }
+    }
+
+    fn settled(&self, key: &Arc<HeldKey>) {
+        event::measure_key(key.strength(), false);
+        tracing::info!(
+            target: "keybond::keys", store = %key.store(), key = %key.id(),
+            "the key is no longer provisional: the stronger stores refused for good"
+        );
     }
 }
 
