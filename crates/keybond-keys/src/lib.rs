@@ -64,4 +64,6 @@ pub use store::{
 };
 #[cfg(feature = "pkcs11")]
 pub use store::{InvalidPkcs11Uri, Pin, PinSource, Pkcs11Store, Pkcs11Uri};
+#[cfg(windows)]
+pub use store::{KeyGuardSharing, KeyGuardStore, PlatformStore};
 pub use strength::{StoreId, Strength, Tier, UnknownName};

@@ -5,9 +5,21 @@
 //! everything that must not block an async runtime on threads of its own.
 
 mod absent;
+#[cfg(any(windows, test))]
+mod cng;
+#[cfg(test)]
+mod cng_tests;
+#[cfg(windows)]
+mod cng_windows;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(unreachable_pub))]
+mod keyguard;
 mod memory;
 #[cfg(feature = "pkcs11")]
 mod pkcs11;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(unreachable_pub))]
+mod platform;
 #[cfg(unix)]
 mod record;
 #[cfg(unix)]
@@ -16,9 +28,13 @@ mod tpm2;
 use std::{fmt, path::PathBuf};
 
 pub use absent::AbsentStore;
+#[cfg(windows)]
+pub use keyguard::{KeyGuardSharing, KeyGuardStore};
 pub use memory::MemoryStore;
 #[cfg(feature = "pkcs11")]
 pub use pkcs11::{InvalidPkcs11Uri, Pin, PinSource, Pkcs11Store, Pkcs11Uri};
+#[cfg(windows)]
+pub use platform::PlatformStore;
 use serde::Serialize;
 #[cfg(unix)]
 pub use tpm2::Tpm2Store;
