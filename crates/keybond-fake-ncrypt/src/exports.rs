@@ -9,7 +9,7 @@ use windows_sys::{
     Win32::{
         Foundation::{
             NTE_BAD_KEY_STATE, NTE_BAD_KEYSET, NTE_BUFFER_TOO_SMALL, NTE_DEVICE_NOT_READY,
-            NTE_EXISTS, NTE_INVALID_HANDLE, NTE_INVALID_PARAMETER, NTE_KEYSET_NOT_DEF,
+            NTE_EXISTS, NTE_FAIL, NTE_INVALID_HANDLE, NTE_INVALID_PARAMETER, NTE_KEYSET_NOT_DEF,
             NTE_NOT_FOUND, NTE_NOT_SUPPORTED, NTE_PERM,
         },
         Security::Cryptography::{
@@ -256,10 +256,12 @@ pub unsafe extern "system" fn NCryptSignHash(
             pss.cbSalt = key.properties["Length"] / 8 - digest_len - 2;
             padding = (&raw const pss).cast();
         }
+        // In Wine a key that has signed PSS signs nothing else any more: a copy signs.
+        let copy = pair.copy().ok_or(NTE_FAIL)?;
         // SAFETY: see the top of this file.
         status(unsafe {
             BCryptSignHash(
-                pair.0,
+                copy.0,
                 padding,
                 digest,
                 digest_len,

@@ -34,6 +34,10 @@ impl KeyPair {
         Some(blob)
     }
 
+    pub(crate) fn copy(&self) -> Option<Self> {
+        Self::import_full(&self.export_full()?)
+    }
+
     pub(crate) fn export(&self, form: PCWSTR, into: &mut [u8]) -> Result<u32, i32> {
         let mut len = 0;
         // SAFETY: the handle is live, the form ends with NUL, the buffer has the size that is passed.

@@ -214,6 +214,12 @@ impl CngStore {
             Err(error) if error.kind() == ErrorKind::Undecryptable => {
                 return Ok(Found::Dead(self.dead(&error)));
             }
+            Err(error) if error.kind() == ErrorKind::NotSupported => {
+                let what = "Windows opens no such keys here";
+                return Err(self
+                    .refuse(Reason::NotSupported, what, &error)
+                    .with_remedy(self.rules.how_to_get_it));
+            }
             Err(error) => return Err(self.refusal(&error)),
         };
         let mut last = None;

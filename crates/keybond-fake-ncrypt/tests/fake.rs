@@ -1,0 +1,422 @@
+//! The Windows tiers over the fake `ncrypt.dll`: the whole way down to the binary interface, with other
+//! processes.
+//!
+//! Run by `cargo xtask windows`, which puts the library beside this program and sets `KEYBOND_FAKE_NCRYPT`.
+#![cfg(windows)]
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use keybond_cng::{CertStore, ClaimKind, ErrorKind, Provider, claims_exported, names};
+use keybond_keys::{
+    KeyEvent, KeyGuardSharing, KeyGuardStore, KeyName, KeyProvider, KeyStore as _, MemoryStore,
+    Outcome, PlatformStore, Reason, SignatureScheme, StoreId, Strength,
+};
+
+/// Tests change the machine; one at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// The fake machine: its directory, emptied.
+struct Machine {
+    directory: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Machine {
+    fn new(config: &str) -> Self {
+        let turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = PathBuf::from(
+            std::env::var_os("KEYBOND_FAKE_NCRYPT").expect("set by `cargo xtask windows`"),
+        );
+        fs::create_dir_all(&directory).unwrap();
+        for entry in fs::read_dir(&directory).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let machine = Self {
+            directory,
+            _turn: turn,
+        };
+        machine.becomes(config);
+        machine
+    }
+
+    fn becomes(&self, config: &str) {
+        // As a whole, since other processes read it.
+        let new = self.directory.join("config.new");
+        fs::write(&new, config.replace(' ', "\n")).unwrap();
+        fs::rename(new, self.directory.join("config")).unwrap();
+    }
+
+    /// What was done to keys, in order.
+    fn calls(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.directory.join("calls")).unwrap_or_default();
+        log.lines().map(ToOwned::to_owned).collect()
+    }
+
+    fn forget_calls(&self) {
+        fs::remove_file(self.directory.join("calls")).unwrap();
+    }
+}
+
+fn provider() -> KeyProvider {
+    shared(KeyGuardSharing::Own)
+}
+
+fn shared(sharing: KeyGuardSharing) -> KeyProvider {
+    KeyProvider::builder()
+        .store(KeyGuardStore::new(sharing))
+        .store(PlatformStore::new())
+        .store(MemoryStore)
+        .retry_budget(Duration::from_millis(400))
+        .build()
+}
+
+/// Set for a process that only tells which key it gets.
+const CHILD: &str = "KEYBOND_TEST_CHILD";
+/// When the children begin, as a file that appears.
+const START: &str = "KEYBOND_TEST_START";
+
+/// Another process: `<store> <key id>`.
+fn spawn(sharing: &str) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "another_process", "--nocapture"])
+        .env(CHILD, sharing)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn told(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.split_once("KEY "));
+    line.unwrap_or_else(|| panic!("{text}")).1.trim().to_owned()
+}
+
+/// Not a test of its own: what the other processes of the tests below run.
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn another_process() {
+    let Ok(sharing) = std::env::var(CHILD) else {
+        return;
+    };
+    let sharing = match sharing.as_str() {
+        "msal" => KeyGuardSharing::Msal,
+        _ => KeyGuardSharing::Own,
+    };
+    if let Some(start) = std::env::var_os(START) {
+        let start = PathBuf::from(start);
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while !start.exists() && Instant::now() < give_up {
+            std::thread::yield_now();
+        }
+    }
+    let key = shared(sharing).get_or_create_key().await.unwrap();
+    println!("\nKEY {} {}", key.store(), key.id());
+}
+
+async fn get() -> (String, std::sync::Arc<keybond_keys::HeldKey>) {
+    let key = provider().get_or_create_key().await.unwrap();
+    (format!("{} {}", key.store(), key.id()), key)
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn keyguard_then_the_tpm_then_memory() {
+    let machine = Machine::new("vbs=on tpm=on");
+    let expected = [
+        ("vbs=on tpm=on", StoreId::KeyGuard, Strength::KeyGuard),
+        ("vbs=off tpm=on", StoreId::Platform, Strength::Hardware),
+        ("vbs=off tpm=off", StoreId::Memory, Strength::Software),
+    ];
+    for (at, (config, store, strength)) in expected.into_iter().enumerate() {
+        machine.becomes(config);
+        let (_, key) = get().await;
+        assert_eq!(
+            (key.store(), key.strength()),
+            (store, strength),
+            "{}",
+            key.decision()
+        );
+        assert_eq!(key.schemes(), SignatureScheme::ALL);
+        let skipped = key.decision().considered[..at].iter();
+        for above in skipped {
+            let Outcome::Skipped(refusal) = &above.outcome else {
+                panic!("{above:?}");
+            };
+            assert!(
+                refusal.native.is_some() && !refusal.remedy.is_empty(),
+                "{refusal:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn evidence_is_read_back_and_a_lie_about_isolation_is_seen() {
+    let machine = Machine::new("vbs=on");
+    let (_, key) = get().await;
+    let evidence = key.evidence();
+    assert_eq!(evidence.properties.exportable, Some(false));
+    let export = format!("{:?}", evidence.export);
+    assert!(
+        export.contains("PKCS8_PRIVATEKEY") && export.contains("NTE_NOT_SUPPORTED"),
+        "{export}"
+    );
+
+    let machine = {
+        drop(machine);
+        Machine::new("vbs=on virtual-iso=0")
+    };
+    let (_, key) = get().await;
+    assert_eq!(key.store(), StoreId::Memory, "{}", key.decision());
+    // Made, seen to be none, and not left about.
+    assert_eq!(
+        machine.calls(),
+        ["finalize keybond-default", "delete keybond-default"]
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn other_processes_open_the_same_key() {
+    for config in ["vbs=on", "tpm=on"] {
+        let machine = Machine::new(config);
+        let (first, _) = get().await;
+        assert_eq!(told(spawn("own")), first);
+        assert_eq!(machine.calls(), ["finalize keybond-default"]);
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn many_processes_at_once_make_one_key() {
+    for sharing in ["own", "msal"] {
+        let machine = Machine::new("vbs=on");
+        let start = machine.directory.join("start");
+        let children: Vec<_> = (0..4)
+            .map(|_| {
+                Command::new(std::env::current_exe().unwrap())
+                    .args(["--ignored", "--exact", "another_process", "--nocapture"])
+                    .env(CHILD, sharing)
+                    .env(START, &start)
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        fs::write(&start, "").unwrap();
+        let mut answers: Vec<_> = children.into_iter().map(told).collect();
+        answers.dedup();
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        assert!(answers[0].starts_with("keyguard "), "{answers:?}");
+        assert_eq!(machine.calls().len(), 1, "{:?}", machine.calls());
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn after_a_reboot_two_processes_agree_on_one_new_key() {
+    // The key opens and does not sign; or it does not open any more. Shared with MSAL, or our own.
+    for stale in ["sign", "open"] {
+        for (sharing, name) in [("own", "keybond-default"), ("msal", "KeyGuardRSAKey")] {
+            let machine = Machine::new("vbs=on boot=1");
+            let before = told(spawn(sharing));
+            // Somebody else's per-boot key, of this boot or not, is none of our business.
+            let others = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
+            let flags = names::USE_VIRTUAL_ISOLATION | names::USE_PER_BOOT;
+            others
+                .begin_key(Some("Somebody"), flags)
+                .unwrap()
+                .finalize()
+                .unwrap();
+            machine.forget_calls();
+
+            machine.becomes(&format!("vbs=on boot=2 stale={stale}"));
+            let children = [spawn(sharing), spawn(sharing)];
+            let [one, two] = children.map(told);
+            assert_eq!(one, two, "{stale} {sharing}");
+            assert_ne!(one, before, "{stale} {sharing}");
+            assert!(one.starts_with("keyguard "), "{one}");
+            assert_eq!(
+                machine.calls(),
+                [format!("finalize {name}")],
+                "{stale} {sharing}"
+            );
+            machine.becomes("vbs=on boot=1");
+            assert!(others.open_key("Somebody").is_ok());
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn a_long_lived_process_is_told_that_its_key_died_and_gets_the_new_one() {
+    let machine = Machine::new("vbs=on boot=1");
+    let provider = provider();
+    let key = provider.get_or_create_key().await.unwrap();
+    let mut events = provider.events();
+    // A resumed machine: the process lives, the enclave's keys do not.
+    machine.becomes("vbs=on boot=2");
+    let other = told(spawn("own"));
+    let verdict = provider
+        .report_failure(&key, "the handshake failed")
+        .await
+        .unwrap();
+    let keybond_keys::Verdict::Replaced(new) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_eq!(format!("{} {}", new.store(), new.id()), other);
+    assert!(matches!(events.next().await, Some(KeyEvent::Opened { .. })));
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn refusals_never_cost_a_key() {
+    // Access denied, service down, sharing violation, silent context, no profile, no memory.
+    let codes = [
+        "80090010", "80070005", "800706ba", "80070426", "80070020", "80090022", "80070003",
+        "8009000e",
+    ];
+    for call in ["NCryptOpenKey", "NCryptSignHash"] {
+        for code in codes {
+            let machine = Machine::new("vbs=on");
+            let (first, _) = get().await;
+            machine.becomes(&format!("vbs=on fail.{call}={code}"));
+            let (_, meanwhile) = get().await;
+            assert_eq!(meanwhile.store(), StoreId::Memory, "{call} {code}");
+            let decision = meanwhile.decision();
+            assert!(
+                decision.to_string().to_lowercase().contains(code),
+                "{call} {code}: {decision}"
+            );
+            machine.becomes("vbs=on");
+            assert_eq!(get().await.0, first, "{call} {code}");
+            assert_eq!(
+                machine.calls(),
+                ["finalize keybond-default"],
+                "{call} {code}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn a_sharing_violation_that_passes_is_waited_out() {
+    let machine = Machine::new("vbs=on");
+    let (first, _) = get().await;
+    machine.becomes("vbs=on fail.NCryptOpenKey=80070020*2");
+    let (again, key) = get().await;
+    assert_eq!(again, first);
+    assert!(key.decision().considered[0].attempts > 1);
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn an_old_chip_signs_pkcs1_only() {
+    let _machine = Machine::new("tpm=on salt=1");
+    let (_, key) = get().await;
+    assert_eq!(key.store(), StoreId::Platform);
+    assert!(!key.supports(SignatureScheme::RsaPssSha256));
+    assert!(key.supports(SignatureScheme::RsaPkcs1Sha256));
+
+    // The same chip that does not say so: the strict trial finds it out.
+    drop(_machine);
+    let _machine = Machine::new("tpm=on salt=1 fail.NCryptGetProperty=80090029*0");
+    let (_, key) = get().await;
+    assert!(!key.supports(SignatureScheme::RsaPssSha256));
+}
+
+#[test]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+fn names_are_taken_once_and_deleted_keys_are_gone() {
+    let machine = Machine::new("vbs=on");
+    let provider = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
+    let make = |flags| {
+        let new = provider.begin_key(Some("Taken ü"), flags)?;
+        new.set_length(2048)?;
+        new.finalize()
+    };
+    let first = make(0).unwrap().public_key().unwrap();
+    assert_eq!(make(0).err().unwrap().kind(), ErrorKind::Exists);
+    assert_eq!(
+        provider.open_key("Taken ü").unwrap().public_key().unwrap(),
+        first
+    );
+    let second = make(names::OVERWRITE).unwrap().public_key().unwrap();
+    assert_ne!(first, second);
+    // Begun and given up: it never existed.
+    drop(provider.begin_key(Some("Begun"), 0).unwrap());
+    assert_eq!(
+        provider.open_key("Begun").err().unwrap().kind(),
+        ErrorKind::NotFound
+    );
+
+    provider.open_key("Taken ü").unwrap().delete().unwrap();
+    assert_eq!(
+        provider.open_key("Taken ü").err().unwrap().kind(),
+        ErrorKind::NotFound
+    );
+    assert_eq!(machine.calls().last().unwrap(), "delete Taken ü");
+    assert!(Provider::open("No Such Provider").is_err());
+}
+
+#[test]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+fn probes_make_no_key() {
+    let machine = Machine::new("vbs=on tpm=on");
+    let keyguard = KeyGuardStore::new(KeyGuardSharing::Own);
+    let platform = PlatformStore::new();
+    keyguard.probe().unwrap();
+    platform.probe().unwrap();
+    machine.becomes("");
+    for refusal in [keyguard.probe().unwrap_err(), platform.probe().unwrap_err()] {
+        assert!(
+            matches!(refusal.reason, Reason::NotSupported | Reason::NotPresent),
+            "{refusal}"
+        );
+        assert!(!refusal.remedy.is_empty());
+    }
+    assert!(machine.calls().is_empty());
+    assert!(keyguard.open(&KeyName::default()).unwrap().is_none());
+}
+
+#[test]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+fn a_claim_is_given_for_an_isolated_key_only() {
+    let _machine = Machine::new("vbs=on");
+    assert!(claims_exported());
+    let provider = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
+    let isolated = provider
+        .begin_key(None, names::USE_VIRTUAL_ISOLATION)
+        .unwrap()
+        .finalize()
+        .unwrap();
+    assert!(!isolated.create_claim(ClaimKind::Vbs).unwrap().is_empty());
+    let plain = provider.begin_key(None, 0).unwrap().finalize().unwrap();
+    assert_eq!(
+        plain.create_claim(ClaimKind::Vbs).err().unwrap().kind(),
+        ErrorKind::NotSupported
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn a_deleted_key_takes_no_certificate_store_with_it() {
+    let _machine = Machine::new("vbs=on");
+    let before = CertStore::open_my().unwrap().certificates().len();
+    let provider = provider();
+    provider.get_or_create_key().await.unwrap();
+    assert!(provider.delete_key().await.unwrap());
+    assert!(!provider.delete_key().await.unwrap());
+    assert_eq!(CertStore::open_my().unwrap().certificates().len(), before);
+}
