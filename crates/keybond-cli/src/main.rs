@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod failure;
+mod harden;
 mod session;
 
 use std::{io::IsTerminal as _, process::ExitCode};
@@ -21,7 +22,8 @@ use crate::{
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
-    match start_log(&cli.global.log).and_then(|()| run(cli)) {
+    let started = start_log(&cli.global.log).map(|()| harden::protect_memory());
+    match started.and_then(|()| run(cli)) {
         Ok(code) => code,
         Err(failure) => failure.report(json),
     }
