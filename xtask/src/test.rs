@@ -1,6 +1,6 @@
 //! The test command and the demo.
 
-use std::time::Instant;
+use std::{process::Command, time::Instant};
 
 use keybond_testkit::Swtpm;
 
@@ -13,20 +13,15 @@ use crate::{
 /// `cargo xtask demo`: builds the command line and runs its demo; with `--tpm swtpm` the key is in a software
 /// TPM that is started for it.
 pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
-    let mut arguments: Vec<String> = ["run", "--quiet", "--package", "keybond-cli", "--", "demo"]
-        .map(String::from)
-        .to_vec();
     let wants_swtpm = |pair: &[String]| pair == ["--tpm", "swtpm"];
     let Some(at) = options.windows(2).position(wants_swtpm) else {
-        arguments.extend_from_slice(options);
-        return run_quietly(&arguments);
+        return run_demo(options);
     };
     setup::packages()?;
     let tpm = Swtpm::start().map_err(|error| error.to_string())?;
-    arguments.extend_from_slice(&options[..at]);
-    arguments.extend(["--tpm".to_owned(), tpm.address()]);
-    arguments.extend_from_slice(&options[at + 2..]);
-    run_quietly(&arguments)
+    let mut options = options.to_vec();
+    options[at + 1] = tpm.address();
+    run_demo(&options)
 }
 
 /// `cargo xtask test`: everything that must be true before a change lands.
@@ -114,11 +109,24 @@ fn readme_commands() -> Result<(), Failure> {
     }
 }
 
-fn run_quietly(arguments: &[String]) -> Result<(), Failure> {
-    let status = std::process::Command::new("cargo")
-        .args(arguments)
+fn run_demo(options: &[String]) -> Result<(), Failure> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("{what}: {error}");
+    // With the whole workspace selected, libraries in C are built once for everything.
+    let built = Command::new("cargo")
+        .args(["build", "--quiet", "--workspace", "--bin", "keybond"])
+        .current_dir(root())
         .status()
-        .map_err(|error| format!("cargo: {error}"))?;
+        .map_err(|error| failed("cargo", &error))?;
+    if !built.success() {
+        return Err(format!("the command line does not build ({built})"));
+    }
+    // It lies beside this very program.
+    let here = std::env::current_exe().map_err(|error| failed("xtask", &error))?;
+    let status = Command::new(here.with_file_name("keybond"))
+        .arg("demo")
+        .args(options)
+        .status()
+        .map_err(|error| failed("keybond", &error))?;
     if status.success() {
         Ok(())
     } else {
