@@ -16,6 +16,7 @@ async fn a_lie_about_protection_costs_the_tier() {
         (StoreId::Tpm2, Lie::Imported),
         (StoreId::Tpm2, Lie::Exports),
         (StoreId::Pkcs11, Lie::Exports),
+        (StoreId::Tpm2, Lie::Changes),
         (StoreId::Tpm2, Lie::Bits(1024)),
         (StoreId::Tpm2, Lie::Bits(3072)),
     ] {
@@ -168,6 +169,25 @@ async fn one_scheme_that_fails_is_not_offered() {
     let key = over([&store]).build().get_or_create_key().await.unwrap();
     assert_eq!(key.schemes(), &SignatureScheme::ALL[1..]);
     assert_eq!(key.evidence().rejected[0].scheme, SignatureScheme::ALL[0]);
+}
+
+#[tokio::test]
+async fn one_scheme_that_is_refused_does_not_cost_the_others() {
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    store.next(1, Op::Sign, store.refusal(Reason::PermissionDenied));
+    let key = over([&store]).build().get_or_create_key().await.unwrap();
+    assert_eq!(key.schemes(), &SignatureScheme::ALL[1..]);
+}
+
+#[tokio::test]
+async fn a_busy_moment_costs_no_scheme() {
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    store.next(1, Op::Sign, store.refusal(Reason::Busy));
+    let provider = over([&store]).build();
+    let error = provider.get_or_create_key().await.unwrap_err();
+    assert!(error.retryable(), "{error}");
+    let key = provider.get_or_create_key().await.unwrap();
+    assert_eq!(key.schemes(), SignatureScheme::ALL);
 }
 
 #[tokio::test]

@@ -70,6 +70,31 @@ async fn have_is_what_could_be_had() {
 }
 
 #[tokio::test]
+async fn have_is_the_strongest_that_could_be_had() {
+    let [tpm, memory] = two();
+    let keyguard = ScriptedStore::new(StoreId::KeyGuard);
+    keyguard.refuse(Reason::NotSupported);
+    let provider = over([&keyguard, &tpm, &memory])
+        .minimum_strength(Strength::KeyGuard)
+        .build();
+    let error = provider.get_or_create_key().await.unwrap_err();
+    assert_eq!(have(&error), (Some(Strength::Hardware), Strength::KeyGuard));
+}
+
+#[tokio::test]
+async fn have_counts_the_key_in_use() {
+    let [tpm, memory] = two();
+    tpm.refuse(Reason::Busy);
+    let provider = over([&tpm, &memory]).build();
+    provider.get_or_create_key().await.unwrap();
+    memory.refuse(Reason::Failed);
+    assert_eq!(
+        have(&ask(&provider, true).await).0,
+        Some(Strength::Software)
+    );
+}
+
+#[tokio::test]
 async fn a_cached_weaker_key_does_not_slip_through() {
     let [tpm, memory] = two();
     tpm.refuse(Reason::NotPresent);

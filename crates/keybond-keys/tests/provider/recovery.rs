@@ -57,6 +57,36 @@ async fn what_is_only_out_of_reach_is_not_replaced() {
 }
 
 #[tokio::test]
+async fn what_may_be_lost_only_for_a_moment_is_not_replaced() {
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    over([&store]).build().get_or_create_key().await.unwrap();
+    let passing = keybond_keys::Unavailable::new(StoreId::Tpm2, Reason::Foreign, "starting up");
+    store.always(Op::Open, Fault::Refuse(passing.with_retryable(true)));
+    over([&store])
+        .build()
+        .get_or_create_key()
+        .await
+        .unwrap_err();
+    assert_eq!(store.calls(Op::Create), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_opens_again_was_not_replaced() {
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    let provider = over([&store]).build();
+    let key = provider.get_or_create_key().await.unwrap();
+    let mut events = provider.events();
+    store.next(1, Op::Sign, store.refusal(Reason::Dead));
+    let verdict = provider.report_failure(&key, "refused").await.unwrap();
+    assert!(
+        matches!(&verdict, Verdict::Replaced(new) if new.id() == key.id()),
+        "{verdict:?}"
+    );
+    let first = events.next().await.unwrap();
+    assert!(matches!(first, KeyEvent::Opened { .. }), "{first:?}");
+}
+
+#[tokio::test]
 async fn a_key_that_no_longer_signs_is_replaced_when_opened() {
     let store = ScriptedStore::new(StoreId::Tpm2);
     let old = over([&store]).build().get_or_create_key().await.unwrap();

@@ -1,6 +1,14 @@
 //! The software keys behind the scripted stores, and what they can lie about.
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use keybond_keys::{
     ExportAttempt, KeyName, KeyProperties, KeyStore as _, MemoryStore, PublicKey, Reason,
@@ -22,6 +30,8 @@ pub enum Lie {
     WrongSalt,
     /// Signatures are made with another key than the public one.
     AnotherKey,
+    /// The public key is another one each time it is read.
+    Changes,
     /// The key has this many bits.
     Bits(usize),
     /// The key says it is quick, and is not.
@@ -32,6 +42,7 @@ pub(super) fn make(lie: Option<Lie>) -> Arc<dyn StoredKey> {
     match lie {
         Some(Lie::WrongSalt) => Arc::new(OpensslKey::generate()),
         Some(Lie::AnotherKey) => Arc::new(TwoKeys(software(), software())),
+        Some(Lie::Changes) => Arc::new(Changing([software(), software()], AtomicUsize::new(0))),
         Some(Lie::Bits(bits)) => Arc::new(PublicOnly(bits)),
         _ => software().into(),
     }
@@ -69,6 +80,31 @@ impl StoredKey for TwoKeys {
 
     fn attempt_export(&self) -> ExportAttempt {
         self.0.attempt_export()
+    }
+}
+
+/// Signs with the first key and shows the two in turn.
+struct Changing([Box<dyn StoredKey>; 2], AtomicUsize);
+
+impl StoredKey for Changing {
+    fn public_key(&self) -> Result<Vec<u8>, Unavailable> {
+        self.0[self.1.fetch_add(1, Ordering::SeqCst) % 2].public_key()
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0[0].schemes()
+    }
+
+    fn sign_digest(&self, scheme: SignatureScheme, digest: &[u8]) -> Result<Vec<u8>, Unavailable> {
+        self.0[0].sign_digest(scheme, digest)
+    }
+
+    fn properties(&self) -> Result<KeyProperties, Unavailable> {
+        self.0[0].properties()
+    }
+
+    fn attempt_export(&self) -> ExportAttempt {
+        self.0[0].attempt_export()
     }
 }
 
