@@ -6,6 +6,7 @@ mod check;
 mod run;
 mod setup;
 mod test;
+mod windows;
 
 use std::{env, process::ExitCode};
 
@@ -16,6 +17,7 @@ Usage: cargo xtask <command>
                    `--tpm swtpm` starts a software TPM and keeps the key in it)
   test             setup, check, every test; ends with the totals
   check            formatting, lints, documentation, dependencies
+  windows          lints and builds for Windows, runs the tests under Wine
   setup            installs the system packages and cargo tools that the tests need
 ";
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ("demo", options) => test::demo(options),
         ("test", []) => test::test(),
         ("check", []) => setup::cargo_tools().and_then(|()| check::check()),
+        ("windows", []) => windows::windows(),
         ("setup", []) => setup::everything(),
         ("help" | "--help" | "-h", _) => {
             print!("{HELP}");

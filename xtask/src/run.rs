@@ -48,12 +48,23 @@ pub(crate) fn run_with(
 pub(crate) fn follow(
     program: &str,
     arguments: &[&str],
+    each: impl FnMut(&str),
+) -> Result<bool, Failure> {
+    follow_with(program, arguments, &[], each)
+}
+
+/// [`follow`] with extra environment variables.
+pub(crate) fn follow_with(
+    program: &str,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
     mut each: impl FnMut(&str),
 ) -> Result<bool, Failure> {
     let line = format!("{program} {}", arguments.join(" "));
     println!("\n$ {line}");
     let mut child = Command::new(program)
         .args(arguments)
+        .envs(environment.iter().copied())
         .current_dir(root())
         .stdout(Stdio::piped())
         .spawn()

@@ -32,7 +32,12 @@ pub(crate) fn everything() -> Result<(), Failure> {
 
 /// System packages.
 pub(crate) fn packages() -> Result<(), Failure> {
-    let missing: Vec<&str> = PACKAGES
+    install(PACKAGES)
+}
+
+/// Those of these system packages that are missing.
+pub(crate) fn install(packages: &[(&'static str, &str)]) -> Result<(), Failure> {
+    let missing: Vec<&str> = packages
         .iter()
         .filter(|(_, file)| !std::path::Path::new(file).exists())
         .map(|(package, _)| *package)
