@@ -4,6 +4,8 @@ use crate::run::{Failure, answers, run, run_with};
 
 /// Debian package and a file that shows it is there.
 const PACKAGES: &[(&str, &str)] = &[
+    ("gcc", "/usr/bin/gcc"),
+    ("libssl-dev", "/usr/include/openssl/ssl.h"),
     ("openssl", "/usr/bin/openssl"),
     ("curl", "/usr/bin/curl"),
     ("swtpm", "/usr/bin/swtpm"),

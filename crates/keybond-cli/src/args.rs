@@ -203,6 +203,12 @@ pub(crate) enum KeyCommand {
         #[command(flatten)]
         key: KeyArgs,
     },
+    /// Make a new key, prove it, and use it from now on. The old one keeps working until the next rotation.
+    #[command(after_help = "Example: keybond key rotate --min-strength hardware")]
+    Rotate {
+        #[command(flatten)]
+        key: KeyArgs,
+    },
     /// Delete the key from every store that has it. Its certificates are worthless afterwards.
     #[command(after_help = "Example: keybond key delete --yes")]
     Delete {

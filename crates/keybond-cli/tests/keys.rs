@@ -66,6 +66,10 @@ fn token() -> (TempDir, Vec<(&'static str, String)>) {
         ("SOFTHSM2_CONF", conf.display().to_string()),
         ("KEYBOND_PKCS11", uri),
         ("KEYBOND_PKCS11_PIN", "271828".to_owned()),
+        (
+            "KEYBOND_STATE_DIR",
+            dir.path().join("state").display().to_string(),
+        ),
     ];
     (dir, environment)
 }
@@ -90,6 +94,15 @@ fn a_key_in_a_token_is_hardware_and_stays() {
         show()["key_id"],
         key["key_id"],
         "another process finds the same key"
+    );
+
+    let rotated = ok(keybond(&["key", "rotate", "--json"], b"", &environment));
+    let rotated: Value = serde_json::from_slice(&rotated).unwrap();
+    assert_eq!(rotated["from"], key["key_id"]);
+    assert_eq!(
+        show()["key_id"],
+        rotated["to"],
+        "another process finds the new key"
     );
 
     let pem = dir.path().join("public.pem");

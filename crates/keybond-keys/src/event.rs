@@ -67,6 +67,15 @@ pub enum KeyEvent {
         /// Why the old one was given up.
         cause: String,
     },
+    /// A new key took the place of the one in use, on demand. The old one still works until the next rotation.
+    Rotated {
+        /// Where the new key is.
+        store: StoreId,
+        /// The old key.
+        from: KeyId,
+        /// The new key.
+        to: KeyId,
+    },
     /// A store refused.
     Refused(Unavailable),
 }
@@ -117,6 +126,9 @@ impl Announcer {
             KeyEvent::Upgraded { from, to, store } => {
                 tracing::info!(target: "keybond::keys", %store, %from, %to, "key upgraded");
             }
+            KeyEvent::Rotated { store, from, to } => {
+                tracing::info!(target: "keybond::keys", %store, %from, %to, "key rotated");
+            }
             KeyEvent::Replaced {
                 store, to, cause, ..
             } => {
@@ -140,6 +152,7 @@ fn count(event: &KeyEvent) {
         KeyEvent::Provisional { store, .. } => ("provisional", store),
         KeyEvent::Upgraded { store, .. } => ("upgraded", store),
         KeyEvent::Replaced { store, .. } => ("replaced", store),
+        KeyEvent::Rotated { store, .. } => ("rotated", store),
         KeyEvent::Refused(refusal) => ("refused", &refusal.store),
     };
     metrics::counter!("keybond_key_events_total", "event" => name, "store" => store.name())

@@ -137,6 +137,26 @@ impl<H: Hierarchy> Keeper<H> {
         self.shared.cell.replace(held, None)
     }
 
+    /// Does `work`, even if the caller leaves, while nobody else asks the stores, and puts its key in the place
+    /// of the one in use. If `work` fails, that one stays.
+    pub(crate) async fn exchange<F>(&self, work: F) -> Found<H>
+    where
+        F: Future<Output = Found<H>> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        let (answer, result) = oneshot::channel();
+        sync::spawn(async move {
+            let _turn = shared.turn.lock().await;
+            let made = work.await;
+            if let Ok(key) = &made {
+                shared.keep(None, key);
+            }
+            // Err: the caller has left, which changes nothing.
+            let _ = answer.send(made);
+        });
+        result.await.unwrap_or_else(|_| Err(H::died()))
+    }
+
     /// Takes the key out and does `work` before anybody asks the stores again, even if the caller leaves;
     /// `None` if it dies.
     pub(crate) async fn without_key<T, F>(&self, work: F) -> Option<T>

@@ -1,5 +1,6 @@
 //! The key provider: one call, `get_or_create_key`, and every promise behind it.
 
+mod rotation;
 mod walk;
 
 use std::{
@@ -7,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use rotation::Slot;
 use walk::Replaced;
 
 use crate::{
@@ -55,6 +57,8 @@ struct Stores {
     events: Announcer,
     /// The key that was reported and found dead, until its successor is there.
     lost: Mutex<Option<Replaced>>,
+    /// The slot in use, where no file says it.
+    slot: Mutex<Slot>,
 }
 
 struct Entry {
@@ -168,6 +172,23 @@ impl KeyProvider {
             .without_key(async move { keeper.hierarchy().delete().await })
             .await
             .unwrap_or_else(|| Err(died()))
+    }
+
+    /// Puts a new key in the place of the one in use, which stays where it is until the next rotation, so that
+    /// what was signed and connected with it can come to its end. The new key is proven first, and is never
+    /// weaker: if anything fails, everything stays as it was. Goes on to its end if the caller leaves.
+    ///
+    /// A key name has two slots, `<name>` and `<name>-b`; `keys/<name>.slot` in the state directory says which
+    /// one is in use. Other processes use the new key when they next look for theirs.
+    ///
+    /// # Errors
+    /// As [`KeyProvider::get_or_create_key`]; [`KeyError::Local`] if another process is rotating the key, or
+    /// there is no state directory to remember the slot of a key that outlives the process.
+    pub async fn rotate_key(&self) -> Result<Arc<HeldKey>, KeyError> {
+        let current = self.get_or_create_key().await?;
+        let keeper = self.keeper.clone();
+        let rotating = async move { keeper.hierarchy().rotate(&current).await };
+        self.keeper.exchange(rotating).await
     }
 
     /// What happens to the key from now on. The log (`tracing`, target `keybond::keys`) and the metrics
@@ -317,6 +338,7 @@ impl KeyProviderBuilder {
             settings: self.settings,
             events: Announcer::new(),
             lost: Mutex::new(None),
+            slot: Mutex::default(),
         };
         KeyProvider {
             keeper: Keeper::new(stores, reconsider_after),
@@ -354,14 +376,16 @@ impl Stores {
     async fn delete(&self) -> Result<bool, KeyError> {
         let mut deleted = false;
         let mut first_refusal = None;
-        for entry in &self.entries {
-            if self.settings.policy.refusal(entry.store.id()).is_some() {
-                continue;
-            }
-            match self.delete_from(entry).await {
-                Ok(was_there) => deleted |= was_there,
-                Err(refusal) => {
-                    first_refusal.get_or_insert(refusal);
+        for name in self.slots()? {
+            for entry in &self.entries {
+                if self.settings.policy.refusal(entry.store.id()).is_some() {
+                    continue;
+                }
+                match self.delete_from(entry, name.clone()).await {
+                    Ok(was_there) => deleted |= was_there,
+                    Err(refusal) => {
+                        first_refusal.get_or_insert(refusal);
+                    }
                 }
             }
         }
@@ -371,7 +395,7 @@ impl Stores {
         }
     }
 
-    async fn delete_from(&self, entry: &Entry) -> Result<bool, Unavailable> {
+    async fn delete_from(&self, entry: &Entry, name: KeyName) -> Result<bool, Unavailable> {
         match self.reachable(entry).await {
             Ok(()) => {}
             Err(refusal)
@@ -384,7 +408,7 @@ impl Stores {
             }
             Err(refusal) => return Err(refusal),
         }
-        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
+        let store = Arc::clone(&entry.store);
         self.change(entry, self.settings.open_deadline, move || {
             store.delete(&name)
         })

@@ -10,7 +10,11 @@ use keybond_keys::{ExportAttempt, HeldKey, SignatureScheme, StoreId};
 use serde_json::json;
 
 use super::{print_json, write_out};
-use crate::{args::KeyArgs, failure::Failure, session};
+use crate::{
+    args::KeyArgs,
+    failure::{Failure, Kind},
+    session,
+};
 
 pub(crate) async fn show(args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
     let key = session::key_provider(args)?.get_or_create_key().await?;
@@ -54,6 +58,35 @@ pub(crate) async fn public(args: &KeyArgs, json: bool) -> Result<ExitCode, Failu
             lines.join("\n")
         );
         write_out(pem.as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) async fn rotate(args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
+    let provider = session::key_provider(args)?;
+    let old = provider.get_or_create_key().await?;
+    if old.store() == StoreId::Memory {
+        return Err(Failure::new(
+            Kind::Failed,
+            "key_not_kept",
+            "the key lives in process memory: every process makes its own, and this one is about to end",
+            "Restart the process whose key is to be new.",
+        ));
+    }
+    let new = provider.rotate_key().await?;
+    if json {
+        print_json(
+            &json!({ "from": old.id(), "to": new.id(), "store": new.store(), "strength": new.strength() }),
+        )?;
+    } else {
+        let text = format!(
+            "old  sha256:{}\nnew  sha256:{} in {}, strength {}\n",
+            old.id(),
+            new.id(),
+            new.store(),
+            new.strength()
+        );
+        write_out(text.as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -55,66 +55,7 @@ impl Hierarchy for Stores {
         floor: Strength,
         above: Option<&Arc<HeldKey>>,
     ) -> Result<Arc<HeldKey>, KeyError> {
-        let began = Instant::now();
-        let mut considered = Vec::with_capacity(self.entries.len());
-        let mut chosen = None;
-        let mut budget = self.settings.retry_budget;
-        for entry in &self.entries {
-            let id = entry.store.id();
-            let started = Instant::now();
-            let (outcome, attempts) = if chosen.is_some() {
-                (Outcome::NotAsked, 0)
-            } else if let Some(refusal) = self.excluded(id, floor) {
-                (Outcome::Skipped(refusal), 0)
-            } else if above.is_some_and(|key| id.tier() <= key.store().tier()) {
-                (Outcome::NotAsked, 0)
-            } else {
-                let (answer, attempts) = self.ask(entry, &mut budget).await;
-                let outcome = match answer {
-                    Ok(proven) => {
-                        let strength = proven.evidence.strength();
-                        let created = proven.created;
-                        chosen = Some((proven, entry));
-                        Outcome::Chosen { created, strength }
-                    }
-                    Err(refusal) => {
-                        self.events.announce(KeyEvent::Refused(refusal.clone()));
-                        Outcome::Skipped(refusal)
-                    }
-                };
-                (outcome, attempts)
-            };
-            considered.push(Considered {
-                store: id,
-                tier: id.tier(),
-                outcome,
-                attempts,
-                elapsed: started.elapsed(),
-            });
-        }
-        let store = chosen.as_ref().map(|(_, entry)| entry.store.id());
-        event::measure_decision(store, began.elapsed());
-        let tier = store.map(StoreId::tier);
-        let decision = Arc::new(Decision {
-            at: (self.settings.now)(),
-            // Only a stronger tier is worth another key.
-            provisional: considered
-                .iter()
-                .any(|entry| entry.may_pass() && Some(entry.tier) > tier),
-            considered,
-        });
-        let Some((proven, entry)) = chosen else {
-            return Err(self.nothing(floor, above, decision).await);
-        };
-        self.announce(&proven);
-        Ok(Arc::new(HeldKey::new(
-            proven.stored,
-            proven.public,
-            proven.evidence,
-            decision,
-            entry.offload.clone(),
-            self.settings.sign_deadline,
-        )))
+        self.walk_for(&self.name()?, floor, above).await
     }
 
     fn strength(key: &HeldKey) -> Strength {
@@ -164,6 +105,75 @@ impl Hierarchy for Stores {
 }
 
 impl Stores {
+    /// The walk, for the key of this name.
+    pub(super) async fn walk_for(
+        &self,
+        name: &KeyName,
+        floor: Strength,
+        above: Option<&Arc<HeldKey>>,
+    ) -> Result<Arc<HeldKey>, KeyError> {
+        let began = Instant::now();
+        let mut considered = Vec::with_capacity(self.entries.len());
+        let mut chosen = None;
+        let mut budget = self.settings.retry_budget;
+        for entry in &self.entries {
+            let id = entry.store.id();
+            let started = Instant::now();
+            let (outcome, attempts) = if chosen.is_some() {
+                (Outcome::NotAsked, 0)
+            } else if let Some(refusal) = self.excluded(id, floor) {
+                (Outcome::Skipped(refusal), 0)
+            } else if above.is_some_and(|key| id.tier() <= key.store().tier()) {
+                (Outcome::NotAsked, 0)
+            } else {
+                let (answer, attempts) = self.ask(entry, name, &mut budget).await;
+                let outcome = match answer {
+                    Ok(proven) => {
+                        let strength = proven.evidence.strength();
+                        let created = proven.created;
+                        chosen = Some((proven, entry));
+                        Outcome::Chosen { created, strength }
+                    }
+                    Err(refusal) => {
+                        self.events.announce(KeyEvent::Refused(refusal.clone()));
+                        Outcome::Skipped(refusal)
+                    }
+                };
+                (outcome, attempts)
+            };
+            considered.push(Considered {
+                store: id,
+                tier: id.tier(),
+                outcome,
+                attempts,
+                elapsed: started.elapsed(),
+            });
+        }
+        let store = chosen.as_ref().map(|(_, entry)| entry.store.id());
+        event::measure_decision(store, began.elapsed());
+        let tier = store.map(StoreId::tier);
+        let decision = Arc::new(Decision {
+            at: (self.settings.now)(),
+            // Only a stronger tier is worth another key.
+            provisional: considered
+                .iter()
+                .any(|entry| entry.may_pass() && Some(entry.tier) > tier),
+            considered,
+        });
+        let Some((proven, entry)) = chosen else {
+            return Err(self.nothing(floor, above, decision).await);
+        };
+        self.announce(&proven);
+        Ok(Arc::new(HeldKey::new(
+            proven.stored,
+            proven.public,
+            proven.evidence,
+            decision,
+            entry.offload.clone(),
+            self.settings.sign_deadline,
+        )))
+    }
+
     /// Why `store` is not asked at all.
     fn excluded(&self, store: StoreId, floor: Strength) -> Option<Unavailable> {
         self.settings.policy.refusal(store).or_else(|| {
@@ -205,6 +215,7 @@ impl Stores {
     async fn ask(
         &self,
         entry: &Entry,
+        name: &KeyName,
         budget: &mut Duration,
     ) -> (Result<Proven, Unavailable>, u32) {
         let mut pause = FIRST_PAUSE;
@@ -212,7 +223,7 @@ impl Stores {
         let mut refused_since = None;
         loop {
             attempts += 1;
-            let answer = self.open_or_create(entry).await;
+            let answer = self.open_or_create(entry, name).await;
             let retry = match &answer {
                 // A deadline has been waited for already; the store has had its chance for now.
                 Err(refusal) => refusal.retryable && refusal.reason != Reason::TimedOut,
@@ -230,11 +241,11 @@ impl Stores {
         }
     }
 
-    async fn open_or_create(&self, entry: &Entry) -> Result<Proven, Unavailable> {
-        if let Opened::Key(proven) = self.open(entry).await? {
+    async fn open_or_create(&self, entry: &Entry, name: &KeyName) -> Result<Proven, Unavailable> {
+        if let Opened::Key(proven) = self.open(entry, name).await? {
             return Ok(*proven);
         }
-        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
+        let (store, name) = (Arc::clone(&entry.store), name.clone());
         let open_or_create = move || {
             // With the lock in hand: another process may have made the key while this one waited.
             let replaces = match open(&*store, &name)? {
@@ -276,8 +287,8 @@ impl Stores {
         flatten(id, changed)
     }
 
-    async fn open(&self, entry: &Entry) -> Result<Opened, Unavailable> {
-        let (store, name) = (Arc::clone(&entry.store), self.settings.name.clone());
+    async fn open(&self, entry: &Entry, name: &KeyName) -> Result<Opened, Unavailable> {
+        let (store, name) = (Arc::clone(&entry.store), name.clone());
         let opened = entry
             .offload
             .run(self.settings.open_deadline, move || open(&*store, &name))
