@@ -91,7 +91,10 @@ pub(crate) fn windows() -> Result<(), Failure> {
     fs::copy(&fake, &beside).map_err(|error| format!("{}: {error}", fake.display()))?;
 
     let mut beds = Vec::new();
+    let machine = work.join("fake");
     for (bed, ncrypt, arguments) in BEDS {
+        machine_with_everything(&machine)
+            .map_err(|error| format!("{}: {error}", machine.display()))?;
         let mut totals = Totals::default();
         let environment = toolchain.environment(&wine, *ncrypt);
         let passed = follow_with(&toolchain.cargo, arguments, &borrow(&environment), |line| {
@@ -168,6 +171,19 @@ const BEDS: &[(&str, Ncrypt, &[&str])] = &[
             "keybond-fake-ncrypt",
             "--test",
             "fake",
+            "--",
+            "--ignored",
+        ],
+    ),
+    (
+        "meant for real machines, tried over the fake ncrypt.dll",
+        Ncrypt::Fake,
+        &[
+            "test",
+            "-p",
+            "keybond-cng",
+            "--test",
+            "real",
             "--",
             "--ignored",
         ],
@@ -305,6 +321,15 @@ fn rustup_has_target() -> bool {
             .any(|line| line == TARGET)
     });
     installed || answers("timeout", &["120", "rustup", "target", "add", TARGET])
+}
+
+/// The fake machine, empty, with VBS and a TPM.
+fn machine_with_everything(directory: &Path) -> std::io::Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory)?;
+    }
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join("config"), "vbs=on\ntpm=on\n")
 }
 
 fn target_dir() -> PathBuf {

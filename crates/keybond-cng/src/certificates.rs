@@ -25,6 +25,7 @@ use windows_sys::{
 
 use crate::{
     codes::Hresult,
+    der::subject_public_key_info,
     error::{CngError, ErrorKind},
     mutex::last_error,
     wide::{Wide, text},
@@ -132,20 +133,16 @@ impl CertStore {
     /// # Errors
     /// [`CngError`] of the call that failed.
     pub fn delete(&self, der: &[u8]) -> Result<bool, CngError> {
-        let deleted = self.delete_all(|certificate| certificate.der() == der)?;
+        let deleted = self.delete_where(|certificate| certificate.der() == der)?;
         Ok(deleted > 0)
     }
 
-    /// Deletes the certificates of one key, given as the DER of its `RSAPublicKey`, and no others. Returns how
-    /// many there were.
+    /// Deletes the certificates for which `which` says so, and commits. Returns how many there were. To drop
+    /// those of a dead key, and nobody else's, compare [`Certificate::public_key`].
     ///
     /// # Errors
     /// [`CngError`] of the first deletion that failed; what was deleted before stays deleted.
-    pub fn delete_certificates_of(&self, rsa_public_key: &[u8]) -> Result<usize, CngError> {
-        self.delete_all(|certificate| certificate.public_key_bits() == rsa_public_key)
-    }
-
-    fn delete_all(&self, which: impl Fn(&Certificate) -> bool) -> Result<usize, CngError> {
+    pub fn delete_where(&self, which: impl Fn(&Certificate) -> bool) -> Result<usize, CngError> {
         let mut deleted = 0;
         for certificate in self.certificates() {
             if which(&certificate) {
@@ -181,15 +178,10 @@ impl Certificate {
         unsafe { slice::from_raw_parts((*self.0).pbCertEncoded, (*self.0).cbCertEncoded as usize) }
     }
 
-    /// The content of the public key's BIT STRING: for RSA the DER of an `RSAPublicKey`.
-    pub fn public_key_bits(&self) -> &[u8] {
-        // SAFETY: the context and what it points to are live as long as `self`, and never changed.
-        let bits = unsafe { &(*(*self.0).pCertInfo).SubjectPublicKeyInfo.PublicKey };
-        if bits.pbData.is_null() {
-            return &[];
-        }
-        // SAFETY: as above; the blob says its own length.
-        unsafe { slice::from_raw_parts(bits.pbData, bits.cbData as usize) }
+    /// The public key as SubjectPublicKeyInfo (DER); `None` if the certificate is not laid out as RFC 5280
+    /// says.
+    pub fn public_key(&self) -> Option<&[u8]> {
+        subject_public_key_info(self.der())
     }
 
     /// The friendly name, if it has one.

@@ -26,6 +26,8 @@
 
 mod blob;
 mod codes;
+#[cfg(any(windows, test))]
+mod der;
 mod error;
 pub mod msal;
 pub mod names;

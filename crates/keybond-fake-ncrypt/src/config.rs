@@ -29,6 +29,10 @@ impl Config {
         self.get(key) == Some("on")
     }
 
+    pub(crate) fn is_off(&self, key: &str) -> bool {
+        self.get(key) == Some("off")
+    }
+
     pub(crate) fn number(&self, key: &str) -> Option<u32> {
         self.get(key)?.parse().ok()
     }

@@ -10,7 +10,7 @@ use windows_sys::{
         Foundation::{
             NTE_BAD_KEY_STATE, NTE_BAD_KEYSET, NTE_BUFFER_TOO_SMALL, NTE_DEVICE_NOT_READY,
             NTE_EXISTS, NTE_FAIL, NTE_INVALID_HANDLE, NTE_INVALID_PARAMETER, NTE_KEYSET_NOT_DEF,
-            NTE_NOT_FOUND, NTE_NOT_SUPPORTED, NTE_PERM,
+            NTE_NOT_FOUND, NTE_NOT_SUPPORTED,
         },
         Security::Cryptography::{
             BCRYPT_PAD_PSS, BCRYPT_PSS_PADDING_INFO, BCryptSignHash,
@@ -144,7 +144,7 @@ pub unsafe extern "system" fn NCryptFinalizeKey(handle: usize, _flags: u32) -> i
             return Err(NTE_BAD_KEY_STATE);
         }
         key.pair = Some(KeyPair::generate(key.properties["Length"])?);
-        key.save().ok_or(NTE_PERM)?;
+        key.save()?;
         record("finalize", key.name.as_deref().unwrap_or("(ephemeral)"));
         Ok(())
     })())
@@ -167,7 +167,7 @@ pub unsafe extern "system" fn NCryptOpenKey(
         let (provider, name) = unsafe { (provider(handle), text(name)) };
         let provider = provider.ok_or(NTE_INVALID_HANDLE)?;
         let name = name.ok_or(NTE_INVALID_PARAMETER)?;
-        let key = Key::load(provider.tpm, &name).ok_or(NTE_BAD_KEYSET)?;
+        let key = Key::load(provider.tpm, &name)?;
         if key.isolated() && !config.is_on("vbs") {
             return Err(NTE_NOT_SUPPORTED);
         }
@@ -202,7 +202,9 @@ pub unsafe extern "system" fn NCryptGetProperty(
                 config.number("virtual-iso").unwrap_or(1)
             }
             (Some(key), _, "Per Boot Key") if key.per_boot() => 1,
-            (Some(key), _, "PSS Salt Size") if key.tpm => config.number("salt").unwrap_or(2),
+            (Some(key), _, "PSS Salt Size") if key.tpm && !config.is_off("salt-told") => {
+                config.number("salt").unwrap_or(2)
+            }
             (Some(key), _, "Impl Type") => implementation(key.tpm, &config),
             (Some(key), _, name) => *key.properties.get(name).ok_or(NTE_NOT_FOUND)?,
             (None, Some(provider), "Impl Type") => implementation(provider.tpm, &config),

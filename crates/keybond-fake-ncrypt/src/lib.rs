@@ -11,6 +11,7 @@
 //! boot=2                       per-boot keys of other boots no longer work …
 //! stale=open | sign            … and fail when they are opened (0x8009003A), or only when they sign
 //! salt=1                       the TPM's PSS salt: 1 = maximal, 2 = as long as the hash
+//! salt-told=off                … and the key does not say so
 //! virtual-iso=0                lies: the property that a VBS key reads back
 //! fail.<call>=80070020[*N]     this call fails with this code, N times or always
 //! ```

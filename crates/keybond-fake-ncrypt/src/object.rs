@@ -1,10 +1,11 @@
 //! What the handles point to: providers and keys, and keys in their files.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{collections::HashMap, fs, io, path::PathBuf};
 
 use windows_sys::{
-    Win32::Security::Cryptography::{
-        NCRYPT_USE_PER_BOOT_KEY_FLAG, NCRYPT_USE_VIRTUAL_ISOLATION_FLAG,
+    Win32::{
+        Foundation::{NTE_BAD_KEYSET, NTE_FAIL},
+        Security::Cryptography::{NCRYPT_USE_PER_BOOT_KEY_FLAG, NCRYPT_USE_VIRTUAL_ISOLATION_FLAG},
     },
     core::PCWSTR,
 };
@@ -13,6 +14,9 @@ use crate::{
     config::{Config, directory},
     rsa::KeyPair,
 };
+
+/// `HRESULT_FROM_WIN32(ERROR_SHARING_VIOLATION)`.
+const SHARING_VIOLATION: i32 = 0x8007_0020_u32.cast_signed();
 
 const PROVIDER: u64 = 0x4645_4b45_5052_4f56;
 const KEY: u64 = 0x4645_4b45_4b45_5921;
@@ -79,9 +83,9 @@ impl Key {
     }
 
     /// Writes the key as a whole, in place of what was there: the last one to finalise wins.
-    pub(crate) fn save(&self) -> Option<()> {
+    pub(crate) fn save(&self) -> Result<(), i32> {
         let (Some(name), Some(pair)) = (&self.name, &self.pair) else {
-            return Some(());
+            return Ok(());
         };
         let mut content = Vec::new();
         for word in [
@@ -92,15 +96,24 @@ impl Key {
         ] {
             content.extend(word.to_le_bytes());
         }
-        content.extend(pair.export_full()?);
+        content.extend(pair.export_full().ok_or(NTE_FAIL)?);
         let target = file(self.tpm, name);
         let temporary = target.with_extension(format!("{}.tmp", std::process::id()));
-        fs::write(&temporary, content).ok()?;
-        fs::rename(&temporary, &target).ok()
+        // Another process may have the file open at this instant.
+        fs::write(&temporary, content)
+            .and_then(|()| fs::rename(&temporary, &target))
+            .map_err(|_| SHARING_VIOLATION)
     }
 
-    pub(crate) fn load(tpm: bool, name: &str) -> Option<Self> {
-        let content = fs::read(file(tpm, name)).ok()?;
+    pub(crate) fn load(tpm: bool, name: &str) -> Result<Self, i32> {
+        let content = fs::read(file(tpm, name)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => NTE_BAD_KEYSET,
+            _ => SHARING_VIOLATION,
+        })?;
+        Self::parse(tpm, name, &content).ok_or(NTE_FAIL)
+    }
+
+    fn parse(tpm: bool, name: &str, content: &[u8]) -> Option<Self> {
         let (header, blob) = content.split_first_chunk::<16>()?;
         let word = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])

@@ -3,20 +3,20 @@
 //!
 //! Run by `cargo xtask windows`, which puts the library beside this program and sets `KEYBOND_FAKE_NCRYPT`.
 #![cfg(windows)]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use keybond_cng::{CertStore, ClaimKind, ErrorKind, Provider, claims_exported, names};
+use keybond_cng::{CertStore, ClaimKind, ErrorKind, KeyLink, Provider, claims_exported, names};
 use keybond_keys::{
     KeyEvent, KeyGuardSharing, KeyGuardStore, KeyName, KeyProvider, KeyStore as _, MemoryStore,
-    Outcome, PlatformStore, Reason, SignatureScheme, StoreId, Strength,
+    Outcome, PlatformStore, PublicKey, Reason, SignatureScheme, StoreId, Strength,
 };
 
 /// Tests change the machine; one at a time.
@@ -82,14 +82,23 @@ const CHILD: &str = "KEYBOND_TEST_CHILD";
 /// When the children begin, as a file that appears.
 const START: &str = "KEYBOND_TEST_START";
 
-/// Another process: `<store> <key id>`.
-fn spawn(sharing: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "another_process", "--nocapture"])
+/// Another process that finds or makes the key, and tells which: `<store> <key id>`. Waits for `start` to
+/// appear, if given.
+fn spawn(sharing: &str, start: Option<&Path>) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child
+        .args([
+            "--ignored",
+            "--exact",
+            "other_processes_open_the_same_key",
+            "--nocapture",
+        ])
         .env(CHILD, sharing)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stdout(Stdio::piped());
+    if let Some(start) = start {
+        child.env(START, start);
+    }
+    child.spawn().unwrap()
 }
 
 fn told(child: Child) -> String {
@@ -100,12 +109,10 @@ fn told(child: Child) -> String {
     line.unwrap_or_else(|| panic!("{text}")).1.trim().to_owned()
 }
 
-/// Not a test of its own: what the other processes of the tests below run.
-#[tokio::test(flavor = "current_thread")]
-#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
-async fn another_process() {
+/// What the other processes of the tests below do instead of testing.
+async fn tell_if_child() -> bool {
     let Ok(sharing) = std::env::var(CHILD) else {
-        return;
+        return false;
     };
     let sharing = match sharing.as_str() {
         "msal" => KeyGuardSharing::Msal,
@@ -119,7 +126,9 @@ async fn another_process() {
         }
     }
     let key = shared(sharing).get_or_create_key().await.unwrap();
+    eprintln!("{}", key.decision());
     println!("\nKEY {} {}", key.store(), key.id());
+    true
 }
 
 async fn get() -> (String, std::sync::Arc<keybond_keys::HeldKey>) {
@@ -188,10 +197,13 @@ async fn evidence_is_read_back_and_a_lie_about_isolation_is_seen() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn other_processes_open_the_same_key() {
+    if tell_if_child().await {
+        return;
+    }
     for config in ["vbs=on", "tpm=on"] {
         let machine = Machine::new(config);
         let (first, _) = get().await;
-        assert_eq!(told(spawn("own")), first);
+        assert_eq!(told(spawn("own", None)), first);
         assert_eq!(machine.calls(), ["finalize keybond-default"]);
     }
 }
@@ -202,17 +214,7 @@ async fn many_processes_at_once_make_one_key() {
     for sharing in ["own", "msal"] {
         let machine = Machine::new("vbs=on");
         let start = machine.directory.join("start");
-        let children: Vec<_> = (0..4)
-            .map(|_| {
-                Command::new(std::env::current_exe().unwrap())
-                    .args(["--ignored", "--exact", "another_process", "--nocapture"])
-                    .env(CHILD, sharing)
-                    .env(START, &start)
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .unwrap()
-            })
-            .collect();
+        let children: Vec<_> = (0..4).map(|_| spawn(sharing, Some(&start))).collect();
         fs::write(&start, "").unwrap();
         let mut answers: Vec<_> = children.into_iter().map(told).collect();
         answers.dedup();
@@ -229,7 +231,7 @@ async fn after_a_reboot_two_processes_agree_on_one_new_key() {
     for stale in ["sign", "open"] {
         for (sharing, name) in [("own", "keybond-default"), ("msal", "KeyGuardRSAKey")] {
             let machine = Machine::new("vbs=on boot=1");
-            let before = told(spawn(sharing));
+            let before = told(spawn(sharing, None));
             // Somebody else's per-boot key, of this boot or not, is none of our business.
             let others = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
             let flags = names::USE_VIRTUAL_ISOLATION | names::USE_PER_BOOT;
@@ -241,7 +243,7 @@ async fn after_a_reboot_two_processes_agree_on_one_new_key() {
             machine.forget_calls();
 
             machine.becomes(&format!("vbs=on boot=2 stale={stale}"));
-            let children = [spawn(sharing), spawn(sharing)];
+            let children = [spawn(sharing, None), spawn(sharing, None)];
             let [one, two] = children.map(told);
             assert_eq!(one, two, "{stale} {sharing}");
             assert_ne!(one, before, "{stale} {sharing}");
@@ -266,7 +268,7 @@ async fn a_long_lived_process_is_told_that_its_key_died_and_gets_the_new_one() {
     let mut events = provider.events();
     // A resumed machine: the process lives, the enclave's keys do not.
     machine.becomes("vbs=on boot=2");
-    let other = told(spawn("own"));
+    let other = told(spawn("own", None));
     let verdict = provider
         .report_failure(&key, "the handshake failed")
         .await
@@ -323,15 +325,14 @@ async fn a_sharing_violation_that_passes_is_waited_out() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn an_old_chip_signs_pkcs1_only() {
-    let _machine = Machine::new("tpm=on salt=1");
+    let machine = Machine::new("tpm=on salt=1");
     let (_, key) = get().await;
     assert_eq!(key.store(), StoreId::Platform);
     assert!(!key.supports(SignatureScheme::RsaPssSha256));
     assert!(key.supports(SignatureScheme::RsaPkcs1Sha256));
 
-    // The same chip that does not say so: the strict trial finds it out.
-    drop(_machine);
-    let _machine = Machine::new("tpm=on salt=1 fail.NCryptGetProperty=80090029*0");
+    // The same chip that says nothing of its salt: the strict trial finds it out.
+    machine.becomes("tpm=on salt=1 salt-told=off");
     let (_, key) = get().await;
     assert!(!key.supports(SignatureScheme::RsaPssSha256));
 }
@@ -411,12 +412,75 @@ fn a_claim_is_given_for_an_isolated_key_only() {
 
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
-async fn a_deleted_key_takes_no_certificate_store_with_it() {
-    let _machine = Machine::new("vbs=on");
-    let before = CertStore::open_my().unwrap().certificates().len();
+async fn our_own_key_is_deleted_once_and_msals_never() {
+    let machine = Machine::new("vbs=on");
     let provider = provider();
     provider.get_or_create_key().await.unwrap();
     assert!(provider.delete_key().await.unwrap());
     assert!(!provider.delete_key().await.unwrap());
-    assert_eq!(CertStore::open_my().unwrap().certificates().len(), before);
+    let msal = shared(KeyGuardSharing::Msal);
+    msal.get_or_create_key().await.unwrap();
+    assert!(msal.delete_key().await.is_err());
+    assert!(
+        !machine
+            .calls()
+            .contains(&"delete KeyGuardRSAKey".to_owned())
+    );
+}
+
+/// A certificate for `key`, signed by somebody.
+fn certificate(subject: &str, key: &[u8]) -> Vec<u8> {
+    let issuer = rcgen::KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::new(rcgen::CertificateParams::default(), issuer);
+    let mut parameters = rcgen::CertificateParams::default();
+    let mut name = rcgen::DistinguishedName::new();
+    name.push(
+        rcgen::DnType::CommonName,
+        format!("{subject} {}", std::process::id()),
+    );
+    parameters.distinguished_name = name;
+    let key = rcgen::SubjectPublicKeyInfo::from_der(key).unwrap();
+    parameters.signed_by(&key, &issuer).unwrap().der().to_vec()
+}
+
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+async fn only_the_certificates_of_the_key_that_died_go() {
+    let machine = Machine::new("vbs=on boot=1");
+    let (_, dead) = get().await;
+    let alive = KeyProvider::in_memory().get_or_create_key().await.unwrap();
+    let of_dead = certificate("of the dead key", dead.public_key().spki_der());
+    let of_alive = certificate("of another key", alive.public_key().spki_der());
+    let store = CertStore::open_my().unwrap();
+    let link = KeyLink {
+        key: KeyGuardStore::new(KeyGuardSharing::Own).container(&KeyName::default()),
+        provider: names::SOFTWARE_PROVIDER.into(),
+    };
+    for der in [&of_dead, &of_alive] {
+        store.add(der, Some("keybond test"), Some(&link)).unwrap();
+    }
+
+    machine.becomes("vbs=on boot=2");
+    let provider = provider();
+    let mut events = provider.events();
+    provider.get_or_create_key().await.unwrap();
+    let Some(KeyEvent::Replaced {
+        from: Some(from), ..
+    }) = events.next().await
+    else {
+        panic!("the key was not replaced");
+    };
+    assert_eq!(from, dead.id());
+
+    let store = CertStore::open_my().unwrap();
+    let gone = store.delete_where(|certificate| {
+        let key = certificate.public_key().map(PublicKey::from_spki_der);
+        matches!(key, Some(Ok(key)) if key.id() == from)
+    });
+    assert_eq!(gone.unwrap(), 1);
+    let left = CertStore::open_my().unwrap().certificates();
+    assert!(left.iter().all(|left| left.der() != of_dead));
+    assert!(left.iter().any(|left| left.der() == of_alive));
+    drop(left);
+    assert!(CertStore::open_my().unwrap().delete(&of_alive).unwrap());
 }

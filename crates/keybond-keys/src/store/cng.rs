@@ -90,7 +90,8 @@ pub(super) struct CngStore {
 enum Found {
     Alive(Box<dyn CngKey>),
     Vacant,
-    Dead(Unavailable),
+    /// With the key, if it still opens.
+    Dead(Unavailable, Option<Box<dyn CngKey>>),
 }
 
 impl CngStore {
@@ -112,7 +113,9 @@ impl CngStore {
         match self.look(container)? {
             Found::Alive(key) => Ok(Some(self.stored(key, container))),
             Found::Vacant => Ok(None),
-            Found::Dead(refusal) => Err(refusal),
+            // It fails its proof once more, which tells everybody whose certificates are worthless now.
+            Found::Dead(_, Some(key)) => Ok(Some(self.stored(key, container))),
+            Found::Dead(refusal, None) => Err(refusal),
         }
     }
 
@@ -161,7 +164,7 @@ impl CngStore {
             // Another process was faster.
             Found::Alive(key) => return Ok(key),
             Found::Vacant => false,
-            Found::Dead(cause) => {
+            Found::Dead(cause, _) => {
                 tracing::warn!(target: "keybond::keys", container, %cause, "a dead key is replaced");
                 true
             }
@@ -171,7 +174,7 @@ impl CngStore {
                 // Somebody who does not know our mutex was faster.
                 Found::Alive(key) => return Ok(key),
                 // A key that exists but cannot be found (a cleared TPM leaves such), or is dead.
-                Found::Vacant | Found::Dead(_) => self.backend.create(container, true),
+                Found::Vacant | Found::Dead(..) => self.backend.create(container, true),
             },
             other => other,
         };
@@ -191,7 +194,7 @@ impl CngStore {
         drop(made);
         match self.look(container)? {
             Found::Alive(theirs) => Ok(theirs),
-            Found::Vacant | Found::Dead(_) => Err(Unavailable::new(
+            Found::Vacant | Found::Dead(..) => Err(Unavailable::new(
                 self.rules.store,
                 Reason::Busy,
                 "other processes replace this key all the time",
@@ -202,7 +205,7 @@ impl CngStore {
     /// What is under the name. A key counts as dead only when it was found so twice.
     fn look(&self, container: &str) -> Result<Found, Unavailable> {
         match self.look_once(container)? {
-            Found::Dead(_) => self.look_once(container),
+            Found::Dead(..) => self.look_once(container),
             other => Ok(other),
         }
     }
@@ -212,7 +215,7 @@ impl CngStore {
             Ok(key) => key,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Vacant),
             Err(error) if error.kind() == ErrorKind::Undecryptable => {
-                return Ok(Found::Dead(self.dead(&error)));
+                return Ok(Found::Dead(self.dead(&error), None));
             }
             Err(error) if error.kind() == ErrorKind::NotSupported => {
                 let what = "Windows opens no such keys here";
@@ -237,7 +240,7 @@ impl CngStore {
             Some(error) if error.kind() == ErrorKind::NotSupported => {
                 return Err(self.refusal(&error));
             }
-            Some(error) => Found::Dead(self.dead(&error)),
+            Some(error) => Found::Dead(self.dead(&error), Some(key)),
             None => Found::Vacant,
         })
     }
