@@ -117,7 +117,7 @@ pub(crate) fn gather(
     }
 
     let properties = key.properties()?;
-    let export = key.attempt_export();
+    let export = key.attempt_export()?;
     if key.public_key()? != spki {
         return Err(too_weak(
             "the public key changed while it was examined".into(),

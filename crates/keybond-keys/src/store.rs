@@ -87,8 +87,8 @@ pub trait StoredKey: Send + Sync + 'static {
     fn properties(&self) -> Result<KeyProperties, Unavailable>;
 
     /// Really tries to get the private key out, by every call the store has for that, and forgets at once
-    /// whatever came back.
-    fn attempt_export(&self) -> ExportAttempt;
+    /// whatever came back. An attempt that could not be made proves nothing and is an error.
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable>;
 
     /// Whether a signature takes about as long as one in memory, so that it may run where it is asked for.
     /// Believed only of keys in process memory.

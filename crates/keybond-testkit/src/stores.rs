@@ -260,11 +260,12 @@ impl StoredKey for ScriptedKey {
         })
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        match self.lie {
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        self.store.at(Op::Export)?;
+        Ok(match self.lie {
             Some(Lie::Exports) => ExportAttempt::Exported,
             _ => ExportAttempt::Refused("as its tier demands".into()),
-        }
+        })
     }
 
     fn is_quick(&self) -> bool {

@@ -1,7 +1,8 @@
 //! A software TPM 2.0 per test: a child process with its own state, on a Unix socket.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,6 +12,8 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::shim::read_frame;
 
 /// swtpm answers its first connection within some 50 ms; a loaded machine gets a lot more.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -114,6 +117,25 @@ impl Swtpm {
             })?;
         self.child = Some(child);
         self.wait_for_socket(&socket)
+    }
+
+    /// Clears the TPM (TPM2_Clear with the lockout hierarchy's empty password): whatever was made below its
+    /// storage root is gone for good. The endorsement key stays what it is.
+    ///
+    /// # Errors
+    /// If the TPM does not answer, or refuses.
+    pub fn clear(&self) -> io::Result<()> {
+        let mut clear = vec![0x80, 0x02, 0, 0, 0, 27, 0, 0, 0x01, 0x26];
+        clear.extend_from_slice(&0x4000_000au32.to_be_bytes());
+        // One password session: handle, no nonce, no attributes, an empty password.
+        clear.extend_from_slice(&[0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0]);
+        let mut stream = UnixStream::connect(self.socket())?;
+        stream.write_all(&clear)?;
+        let answer = read_frame(&mut stream)?;
+        match answer.get(6..10) {
+            Some([0, 0, 0, 0]) => Ok(()),
+            code => Err(io::Error::other(format!("TPM2_Clear: {code:02x?}"))),
+        }
     }
 
     fn wait_for_socket(&mut self, socket: &Path) -> io::Result<()> {

@@ -184,6 +184,17 @@ impl Tpm {
         self.call(Owner::root_name)
     }
 
+    /// The name of a key's parent: of the storage root key, or of what is at a persistent handle.
+    ///
+    /// # Errors
+    /// [`TpmError`]; a response TPM_RC_HANDLE if nothing is there.
+    pub fn parent_name(&self, parent: u32) -> Result<Vec<u8>, TpmError> {
+        self.call(move |owner| match parent {
+            commands::OWNER => owner.root_name(),
+            handle => Ok(owner.connection()?.read_public(handle)?.1),
+        })
+    }
+
     /// The name of the endorsement key (ECC P-256).
     ///
     /// # Errors

@@ -99,8 +99,8 @@ impl StoredKey for MemoryKey {
         })
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        ExportAttempt::NoSuchCall
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(ExportAttempt::NoSuchCall)
     }
 
     fn is_quick(&self) -> bool {

@@ -16,6 +16,10 @@ pub(super) struct Record {
     /// The name of the endorsement key, if the TPM makes one for us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ek_name: Option<String>,
+    /// The handle of the key's parent, `40000001` for the storage root key.
+    parent: String,
+    /// The name of the key's parent.
+    parent_name: String,
     /// How the key makes PSS signatures.
     pss_mode: String,
     /// SHA-256 of the SubjectPublicKeyInfo.
@@ -27,11 +31,19 @@ pub(super) struct Record {
 impl Record {
     const VERSION: u32 = 1;
 
-    pub(super) fn new(names: &TpmNames, pss: PssMode, key: KeyId, created: u64) -> Self {
+    pub(super) fn new(
+        names: &TpmNames,
+        (parent, parent_name): (u32, &[u8]),
+        pss: PssMode,
+        key: KeyId,
+        created: u64,
+    ) -> Self {
         Self {
             version: Self::VERSION,
             srk_name: hex(&names.srk),
             ek_name: names.ek.as_deref().map(hex),
+            parent: format!("{parent:08x}"),
+            parent_name: hex(parent_name),
             pss_mode: pss.name().into(),
             key_id: key.to_string(),
             created,
@@ -49,6 +61,10 @@ impl Record {
             ));
         }
         record.names()?;
+        if u32::from_str_radix(&record.parent, 16).is_err() {
+            return Err("parent: expected a handle in hex".into());
+        }
+        unhex(&record.parent_name).ok_or("parent_name: expected hex")?;
         record.pss_mode()?;
         Ok(record)
     }
@@ -69,6 +85,14 @@ impl Record {
     pub(super) fn pss_mode(&self) -> Result<PssMode, String> {
         PssMode::from_name(&self.pss_mode)
             .ok_or_else(|| format!("pss_mode: {:?} is unknown", self.pss_mode))
+    }
+
+    pub(super) fn parent(&self) -> u32 {
+        u32::from_str_radix(&self.parent, 16).unwrap_or_default()
+    }
+
+    pub(super) fn has_other_parent(&self, name: &[u8]) -> bool {
+        self.parent_name != hex(name)
     }
 
     pub(super) fn is_for(&self, key: KeyId) -> bool {
@@ -108,18 +132,22 @@ mod tests {
         let key = PublicKey::from_rsa_components(&[0xff; 256], &[1, 0, 1])
             .unwrap()
             .id();
-        let record = Record::new(&names, PssMode::Synthesised, key, 7);
+        let record = Record::new(&names, (0x8100_0001, b"p"), PssMode::Synthesised, key, 7);
         let json = record.to_json().unwrap();
         let again = Record::parse(&json).unwrap();
         assert_eq!(again, record);
         assert_eq!(again.names().unwrap(), names);
         assert!(again.is_for(key));
+        assert_eq!(again.parent(), 0x8100_0001);
+        assert!(again.has_other_parent(b"q") && !again.has_other_parent(b"p"));
 
         let text = String::from_utf8(json).unwrap();
         for (from, to) in [
             ("\"version\": 1", "\"version\": 2"),
             ("000bff", "000bf"),
             ("000bff", "000bxy"),
+            ("81000001", "8100000g"),
+            ("\"70\"", "\"7\""),
             ("synthesised", "magic"),
             ("{", ""),
         ] {

@@ -3,6 +3,8 @@
 //! `keys/<name>.pem` is a TSS2 key file, which OpenSSL's tpm2 provider reads as well; `keys/<name>.json` is its
 //! record. A key file that cannot be used any more is set aside, never deleted.
 
+mod refusals;
+
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -10,16 +12,17 @@ use std::{
 };
 
 use keybond_tpm::{
-    Belonging, ErrorKind, Existing, Hash, KeyBlob, KeyRequest, LoadedKey, PssMode, Scheme, Tpm,
-    TpmAddress, TpmError, TpmNames, TpmOptions,
+    Existing, Hash, KeyBlob, KeyRequest, LoadedKey, PssMode, RsaPublic, Scheme, Tpm, TpmAddress,
+    TpmError, TpmOptions,
 };
 
+use self::refusals::{does_not_take, explain, refusal, state_refusal};
 use super::{
     ExportAttempt, Isolation, KeyName, KeyProperties, KeyStore, Origin, StoredKey, record::Record,
 };
 use crate::{
     public_key::{KeyId, PublicKey},
-    refusal::{NativeCode, Reason, Unavailable},
+    refusal::{Reason, Unavailable},
     scheme::{HashAlgorithm, SignatureScheme},
     state::{StateDir, StateError},
     strength::StoreId,
@@ -80,91 +83,47 @@ impl Tpm2Store {
         Ok(tpm.insert(opened).clone())
     }
 
-    /// The record of a key; one that cannot be understood is set aside, the key does without.
-    fn record(&self, name: &KeyName) -> Result<Option<Record>, Unavailable> {
+    /// The record of a key. One that cannot be understood, or is another key's, is set aside: the key does
+    /// without.
+    fn record(&self, name: &KeyName, key: KeyId) -> Result<Option<Record>, Unavailable> {
         let file = record_file(name);
         let Some(content) = self.keys.read(&file).map_err(state_refusal)? else {
             return Ok(None);
         };
-        match Record::parse(&content) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                tracing::warn!(target: "keybond::keys", %file, %error, "the key's record is not understood");
-                self.keys
-                    .set_aside(&file, "corrupt", (self.now)())
-                    .map_err(state_refusal)?;
-                Ok(None)
-            }
-        }
+        let (why, problem) = match Record::parse(&content) {
+            Ok(record) if record.is_for(key) => return Ok(Some(record)),
+            Ok(_) => ("stale", "it is the record of another key".to_owned()),
+            Err(problem) => ("corrupt", problem),
+        };
+        tracing::warn!(target: "keybond::keys", %file, %problem, "the key's record is of no use");
+        self.keys
+            .set_aside(&file, why, (self.now)())
+            .map_err(state_refusal)?;
+        Ok(None)
     }
 
-    fn write_record(
-        &self,
-        name: &KeyName,
-        tpm: &Tpm,
-        key: &LoadedKey,
-    ) -> Result<Record, Unavailable> {
+    /// Writes the record of a key that works. The key file alone is enough to use the key, so a record that
+    /// cannot be written is only warned of.
+    fn write_record(&self, name: &KeyName, key: &LoadedKey) -> Result<Record, Unavailable> {
+        let (tpm, parent) = (key.tpm(), key.blob().parent());
         let created = (self.now)()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        let names = tpm.names().map_err(refusal)?;
-        let pss = key.pss_mode().map_err(refusal)?;
-        let record = Record::new(&names, pss, key_id(key)?, created);
+        let record = Record::new(
+            &tpm.names().map_err(refusal)?,
+            (parent, &tpm.parent_name(parent).map_err(refusal)?),
+            key.pss_mode().map_err(refusal)?,
+            key_id(key.public())?,
+            created,
+        );
         let json = record
             .to_json()
             .map_err(|error| Unavailable::new(STORE, Reason::Failed, error))?;
-        self.keys
-            .write(&record_file(name), &json)
-            .map_err(state_refusal)?;
-        Ok(record)
-    }
-
-    /// Why a key file does not load although the TPM works: the recorded names tell.
-    fn explain(&self, tpm: &Tpm, record: Option<&Record>, error: &TpmError) -> Unavailable {
-        let recorded: Option<TpmNames> = record.and_then(|record| record.names().ok());
-        let Some(recorded) = recorded else {
-            let detail = "the key file is damaged, or belongs to another or a cleared TPM (it has no record)";
-            return with_codes(Unavailable::new(STORE, Reason::Corrupt, detail), error);
-        };
-        let now = match tpm.names() {
-            Ok(now) => now,
-            Err(error) => return refusal(error),
-        };
-        let (reason, detail) = match TpmNames::compare(&recorded, &now) {
-            Belonging::Same => (
-                Reason::Corrupt,
-                "the key file is damaged: its TPM does not accept it",
-            ),
-            Belonging::Cleared => (
-                Reason::Foreign,
-                "the TPM was cleared since the key was made",
-            ),
-            Belonging::Other => (Reason::Foreign, "the key belongs to another TPM"),
-            Belonging::ClearedOrOther => (
-                Reason::Foreign,
-                "the key belongs to another or a cleared TPM",
-            ),
-        };
-        with_codes(Unavailable::new(STORE, reason, detail), error)
-    }
-
-    /// A new key that signs PSS, if any way leads there with this TPM.
-    fn make(&self, tpm: &Tpm) -> Result<LoadedKey, TpmError> {
-        let native = tpm.load(&tpm.create_key(&KeyRequest::default())?)?;
-        if native.pss_mode()? != PssMode::Unavailable {
-            return Ok(native);
+        if let Err(error) = self.keys.write(&record_file(name), &json) {
+            tracing::warn!(target: "keybond::keys", %error, "the key's record is not written");
         }
-        let raw = tpm.load(&tpm.create_key(&KeyRequest {
-            raw_rsa: true,
-            ..KeyRequest::default()
-        })?)?;
-        // Without PSS either way, the key that can do less is the better one.
-        Ok(if raw.pss_mode()? == PssMode::Unavailable {
-            native
-        } else {
-            raw
-        })
+        Ok(record)
     }
 }
 
@@ -186,34 +145,28 @@ impl KeyStore for Tpm2Store {
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(refusal(error.into())),
         };
-        let record = self.record(name)?;
+        let record = self.record(name, key_id(blob.public())?)?;
         let key = match tpm.load(&blob) {
             Ok(key) => key,
-            Err(error) if error.kind() == ErrorKind::Integrity => {
-                return Err(self.explain(&tpm, record.as_ref(), &error));
+            Err(error) if does_not_take(&blob, &error) => {
+                return Err(explain(&tpm, &blob, record.as_ref(), &error));
             }
             Err(error) => return Err(refusal(error)),
         };
-        let id = key_id(&key)?;
+        // The record is not believed: firmware may have learned, or forgotten, how to sign PSS.
+        let mode = key.pss_mode().map_err(refusal)?;
         let record = match record {
-            Some(record) if record.is_for(id) => {
-                if let Ok(mode) = record.pss_mode() {
-                    key.assume_pss_mode(mode);
-                }
-                record
-            }
-            _ => self.write_record(name, &tpm, &key)?,
+            Some(record) if record.pss_mode() == Ok(mode) => record,
+            _ => self.write_record(name, &key)?,
         };
-        Ok(Some(Box::new(Tpm2Key {
-            key,
-            file,
-            created: record.created(),
-        })))
+        Ok(Some(Box::new(Tpm2Key { key, file, record })))
     }
 
     fn create(&self, name: &KeyName) -> Result<Box<dyn StoredKey>, Unavailable> {
         let tpm = self.tpm()?;
-        let key = self.make(&tpm).map_err(refusal)?;
+        let key = tpm
+            .create_pss_key(&KeyRequest::default())
+            .map_err(refusal)?;
         for lost in [key_file(name), record_file(name)] {
             self.keys
                 .set_aside(&lost, "replaced", (self.now)())
@@ -230,12 +183,8 @@ impl KeyStore for Tpm2Store {
             }
             Err(error) => return Err(refusal(error)),
         }
-        let record = self.write_record(name, &tpm, &key)?;
-        Ok(Box::new(Tpm2Key {
-            key,
-            file,
-            created: record.created(),
-        }))
+        let record = self.write_record(name, &key)?;
+        Ok(Box::new(Tpm2Key { key, file, record }))
     }
 
     fn delete(&self, name: &KeyName) -> Result<bool, Unavailable> {
@@ -249,12 +198,24 @@ impl KeyStore for Tpm2Store {
 struct Tpm2Key {
     key: LoadedKey,
     file: PathBuf,
-    created: u64,
+    record: Record,
+}
+
+impl Tpm2Key {
+    /// The TPM may be cleared, or exchanged by a migration of the machine, while the key is in use.
+    fn refusal(&self, error: TpmError) -> Unavailable {
+        if does_not_take(self.key.blob(), &error) {
+            explain(self.key.tpm(), self.key.blob(), Some(&self.record), &error)
+        } else {
+            refusal(error)
+        }
+    }
 }
 
 impl StoredKey for Tpm2Key {
     fn public_key(&self) -> Result<Vec<u8>, Unavailable> {
-        Ok(self.key.read_public().map_err(refusal)?.spki_der())
+        let public = self.key.read_public();
+        Ok(public.map_err(|error| self.refusal(error))?.spki_der())
     }
 
     fn schemes(&self) -> Vec<SignatureScheme> {
@@ -276,7 +237,9 @@ impl StoredKey for Tpm2Key {
         } else {
             Scheme::Pkcs1(hash)
         };
-        self.key.sign_digest(scheme, digest).map_err(refusal)
+        self.key
+            .sign_digest(scheme, digest)
+            .map_err(|error| self.refusal(error))
     }
 
     fn properties(&self) -> Result<KeyProperties, Unavailable> {
@@ -299,19 +262,16 @@ impl StoredKey for Tpm2Key {
                 detail("address", self.key.tpm().address().to_string()),
                 detail("attributes", attributes.to_string()),
                 detail("pss", pss.to_string()),
-                detail("created", self.created.to_string()),
+                detail("created", self.record.created().to_string()),
             ],
         })
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        match self.key.attempt_export() {
-            Ok(keybond_tpm::ExportAttempt::Exported) => ExportAttempt::Exported,
-            Ok(keybond_tpm::ExportAttempt::Refused(code)) => {
-                ExportAttempt::Refused(code.to_string())
-            }
-            Err(error) => ExportAttempt::Refused(format!("the attempt failed: {error}")),
-        }
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(match self.key.attempt_export().map_err(refusal)? {
+            keybond_tpm::ExportAttempt::Exported => ExportAttempt::Exported,
+            keybond_tpm::ExportAttempt::Refused(code) => ExportAttempt::Refused(code.to_string()),
+        })
     }
 }
 
@@ -323,53 +283,8 @@ fn record_file(name: &KeyName) -> String {
     format!("{name}.json")
 }
 
-fn key_id(key: &LoadedKey) -> Result<KeyId, Unavailable> {
-    PublicKey::from_spki_der(&key.public().spki_der())
+fn key_id(public: &RsaPublic) -> Result<KeyId, Unavailable> {
+    PublicKey::from_spki_der(&public.spki_der())
         .map(|key| key.id())
         .map_err(|error| Unavailable::new(STORE, Reason::TooWeak, error.to_string()))
-}
-
-fn refusal(error: TpmError) -> Unavailable {
-    let reason = match error.kind() {
-        ErrorKind::Off => Reason::DisabledByPolicy,
-        ErrorKind::NotPresent => Reason::NotPresent,
-        ErrorKind::NotSupported => Reason::NotSupported,
-        ErrorKind::PermissionDenied | ErrorKind::WrongPin => Reason::PermissionDenied,
-        ErrorKind::Busy | ErrorKind::Lockout => Reason::Busy,
-        ErrorKind::TimedOut => Reason::TimedOut,
-        ErrorKind::Integrity | ErrorKind::CorruptFile => Reason::Corrupt,
-        _ => Reason::Failed,
-    };
-    with_codes(Unavailable::new(STORE, reason, error.to_string()), &error)
-        .with_remedy(error.remedy())
-        .with_retryable(error.retryable())
-}
-
-fn with_codes(refusal: Unavailable, error: &TpmError) -> Unavailable {
-    if let Some(code) = error.response_code() {
-        let name = code.name().map(Into::into);
-        refusal.with_native(NativeCode {
-            space: "tpm",
-            code: code.raw().into(),
-            name,
-        })
-    } else if let Some(errno) = error.errno() {
-        refusal.with_native(NativeCode {
-            space: "errno",
-            code: errno.into(),
-            name: None,
-        })
-    } else {
-        refusal
-    }
-}
-
-fn state_refusal(error: StateError) -> Unavailable {
-    let reason = match &error {
-        StateError::NotTrusted { .. } => Reason::PermissionDenied,
-        _ => Reason::Failed,
-    };
-    Unavailable::new(STORE, reason, error.to_string()).with_remedy(
-        "Make the state directory this user's own, with mode 0700 and files of mode 0600.",
-    )
 }

@@ -150,7 +150,7 @@ fn refuses_wrong_digests(subject: &Subject<'_>) -> Answer {
 
 fn refuses_export(subject: &Subject<'_>) -> Answer {
     let key = create(&*fresh(subject)?)?;
-    let attempt = key.attempt_export();
+    let attempt = key.attempt_export().map_err(text)?;
     ensure(
         attempt != ExportAttempt::Exported,
         "the private key came out",

@@ -30,11 +30,13 @@ pub enum Op {
     Sign,
     /// `StoredKey::properties`.
     Properties,
+    /// `StoredKey::attempt_export`.
+    Export,
 }
 
 impl Op {
     /// Every place.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Probe,
         Self::Open,
         Self::Create,
@@ -43,6 +45,7 @@ impl Op {
         Self::PublicKey,
         Self::Sign,
         Self::Properties,
+        Self::Export,
     ];
 }
 

@@ -121,8 +121,8 @@ impl StoredKey for FileKey {
         })
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        ExportAttempt::Refused("it plays the part of a TPM".into())
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(ExportAttempt::Refused("it plays the part of a TPM".into()))
     }
 }
 

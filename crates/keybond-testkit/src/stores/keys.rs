@@ -78,7 +78,7 @@ impl StoredKey for TwoKeys {
         self.0.properties()
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
         self.0.attempt_export()
     }
 }
@@ -132,8 +132,8 @@ impl StoredKey for PublicOnly {
         Ok(KeyProperties::default())
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        ExportAttempt::NoSuchCall
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(ExportAttempt::NoSuchCall)
     }
 }
 
@@ -205,8 +205,8 @@ impl StoredKey for OpensslKey {
         Ok(KeyProperties::default())
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        ExportAttempt::NoSuchCall
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(ExportAttempt::NoSuchCall)
     }
 }
 

@@ -141,7 +141,7 @@ impl StoredKey for Handled {
         self.key.properties()
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
         self.key.attempt_export()
     }
 
