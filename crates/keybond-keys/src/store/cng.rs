@@ -111,10 +111,10 @@ impl CngStore {
     pub(super) fn open(&self, container: &str) -> Result<Option<Box<dyn StoredKey>>, Unavailable> {
         self.check_hardware()?;
         match self.look(container)? {
-            Found::Alive(key) => Ok(Some(self.stored(key, container))),
+            Found::Alive(key) => Ok(Some(self.stored(key, container, None))),
             Found::Vacant => Ok(None),
-            // It fails its proof once more, which tells everybody whose certificates are worthless now.
-            Found::Dead(_, Some(key)) => Ok(Some(self.stored(key, container))),
+            // Handed up with its public key, which tells everybody whose certificates are worthless now.
+            Found::Dead(refusal, Some(key)) => Ok(Some(self.stored(key, container, Some(refusal)))),
             Found::Dead(refusal, None) => Err(refusal),
         }
     }
@@ -133,7 +133,7 @@ impl CngStore {
             })
             .map_err(|error| self.refusal(&error))?;
         match made {
-            Some(made) if ran => made.map(|key| self.stored(key, container)),
+            Some(made) if ran => made.map(|key| self.stored(key, container, None)),
             _ => Err(Unavailable::new(
                 self.rules.store,
                 Reason::Busy,
@@ -348,9 +348,15 @@ impl CngStore {
         key.public_key().map_err(|error| self.refusal(&error))
     }
 
-    fn stored(&self, key: Box<dyn CngKey>, container: &str) -> Box<dyn StoredKey> {
+    fn stored(
+        &self,
+        key: Box<dyn CngKey>,
+        container: &str,
+        dead: Option<Unavailable>,
+    ) -> Box<dyn StoredKey> {
         Box::new(CngStoredKey {
             key: Mutex::new(key),
+            dead,
             rules: self.rules,
             implementation: self.backend.implementation().ok(),
             container: container.to_owned(),
@@ -403,6 +409,8 @@ enum Trial {
 struct CngStoredKey {
     /// One thread at a time: nothing documents that a handle may be shared.
     key: Mutex<Box<dyn CngKey>>,
+    /// Why it does not sign, if it was found so.
+    dead: Option<Unavailable>,
     rules: Rules,
     implementation: Option<u32>,
     container: String,
@@ -440,6 +448,9 @@ impl StoredKey for CngStoredKey {
     }
 
     fn sign_digest(&self, scheme: SignatureScheme, digest: &[u8]) -> Result<Vec<u8>, Unavailable> {
+        if let Some(dead) = &self.dead {
+            return Err(dead.clone());
+        }
         self.key()
             .sign(scheme, digest)
             .map_err(|error| refusal(self.rules.store, &error))
@@ -455,8 +466,8 @@ impl StoredKey for CngStoredKey {
         (self.rules.describe)(&described).map_err(|error| refusal(self.rules.store, &error))
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
-        self.key().attempt_export()
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
+        Ok(self.key().attempt_export())
     }
 }
 

@@ -103,7 +103,7 @@ impl StoredKey for Changing {
         self.0[0].properties()
     }
 
-    fn attempt_export(&self) -> ExportAttempt {
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
         self.0[0].attempt_export()
     }
 }

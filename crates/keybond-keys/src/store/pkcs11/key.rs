@@ -171,7 +171,7 @@ impl StoredKey for Pkcs11Key {
     }
 
     /// Reads every part of the private key, and wraps it with a key of our own.
-    fn attempt_export(&self) -> ExportAttempt {
+    fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
         const PARTS: [AttributeType; 6] = [
             AttributeType::PrivateExponent,
             AttributeType::Prime1,
@@ -198,19 +198,22 @@ impl StoredKey for Pkcs11Key {
                         }
                     }
                     if came_out {
-                        return ExportAttempt::Exported;
+                        return Ok(ExportAttempt::Exported);
                     }
                 }
+                // A token that is busy or gone has refused nothing.
+                Err(refusal) if could_not_try(&refusal) => return Err(refusal),
                 Err(refusal) => answers.push(refusal.detail),
             }
         }
         match self.with(wrap) {
-            Ok(()) => return ExportAttempt::Exported,
+            Ok(()) => return Ok(ExportAttempt::Exported),
+            Err(refusal) if could_not_try(&refusal) => return Err(refusal),
             Err(refusal) => answers.push(refusal.detail),
         }
         answers.dedup();
         answers.insert(0, "no part of the private key can be read".into());
-        ExportAttempt::Refused(answers.join("; "))
+        Ok(ExportAttempt::Refused(answers.join("; ")))
     }
 }
 
@@ -228,6 +231,14 @@ fn wrap(session: &Session, key: ObjectHandle) -> Result<(), Unavailable> {
     // Best effort: it dies with the session anyway.
     let _ = session.destroy_object(wrapping);
     wrapped.map(drop).map_err(refused)
+}
+
+/// Whether the token gave no answer to the attempt itself.
+fn could_not_try(refusal: &Unavailable) -> bool {
+    matches!(
+        refusal.reason,
+        Reason::Busy | Reason::TimedOut | Reason::NotPresent
+    )
 }
 
 /// DigestInfo (RFC 8017 §9.2 note 1) for the hash with this last arc under 2.16.840.1.101.3.4.2.
