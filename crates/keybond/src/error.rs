@@ -7,8 +7,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use keybond_keys::KeyError;
 use keybond_tls::TlsError;
 
-pub use self::problem::{CertificateProblem, Malformation};
-use crate::{csr::CsrError, leg::Leg};
+pub use self::problem::{CertificateProblem, Malformation, SourceProblem};
+use crate::{csr::CsrError, leg::Leg, source::Source};
+
+/// The part that a server's certificate is held against when it was named beforehand.
+pub(crate) const THUMBPRINT: &str = "server certificate thumbprint";
 
 /// Where an error happened, for support and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +85,16 @@ pub enum Error {
         leg: Leg,
         /// The switch that says so.
         switch: &'static str,
+    },
+    /// The source of tokens here cannot give what was asked for.
+    #[error("{leg} leg: {place}: {problem}")]
+    Source {
+        /// The leg that was not begun.
+        leg: Leg,
+        /// The source.
+        place: Source,
+        /// Why not.
+        problem: SourceProblem,
     },
     /// No key, or none strong enough.
     #[error("key leg: {}", first_line(.0))]
@@ -216,7 +229,9 @@ impl Error {
             Self::Key(_) => Some(Leg::Key),
             Self::Csr(_) => Some(Leg::Csr),
             Self::Attestation { .. } => Some(Leg::Attestation),
-            Self::Disabled { leg, .. } | Self::DeadlineExceeded { leg, .. } => Some(*leg),
+            Self::Disabled { leg, .. }
+            | Self::Source { leg, .. }
+            | Self::DeadlineExceeded { leg, .. } => Some(*leg),
             _ => self.at().map(|at| at.leg),
         }
     }
@@ -231,6 +246,7 @@ impl Error {
             Self::Certificate { problem, .. } => Some(problem.field()),
             Self::Csr(error) => error.field(),
             Self::Disabled { switch, .. } => Some(switch),
+            Self::Source { problem, .. } => problem.field(),
             Self::Redirected { .. } | Self::V1Only { .. } => Some("status"),
             Self::Refused { .. } => Some("error"),
             Self::TooLarge { .. } => Some("body"),
@@ -243,11 +259,12 @@ impl Error {
         match self {
             Self::Configuration { .. } => "invalid_configuration",
             Self::Disabled { .. } => "mtls_pop_administratively_disabled",
+            Self::Source { problem, .. } => problem.code(),
             Self::Key(error) => error.code(),
             Self::Csr(error) => error.code(),
             Self::Attestation { .. } => "attestation_failed",
             Self::Unreachable { at, timed_out, .. } => match (at.leg, timed_out) {
-                (Leg::Probe | Leg::Metadata | Leg::Issue, _) => {
+                (Leg::Probe | Leg::Metadata | Leg::Issue | Leg::Bearer, _) => {
                     "managed_identity_unreachable_network"
                 }
                 (_, true) => "request_timeout",
@@ -272,6 +289,7 @@ impl Error {
             Self::Mismatch { field, .. } => match &**field {
                 "token_type" => "token_type_mismatch",
                 "access_token cnf.x5t#S256" => "token_not_bound_to_certificate",
+                THUMBPRINT => "tls_server_host_mismatch",
                 _ => "identity_mismatch",
             },
             Self::Host { .. } => "host_not_allowed",
@@ -282,6 +300,9 @@ impl Error {
     /// Whether the same request may succeed a little later.
     pub fn retryable(&self) -> bool {
         match self {
+            Self::Source { problem, .. } => {
+                matches!(problem, SourceProblem::Unavailable { certain: false, .. })
+            }
             Self::Key(error) => error.retryable(),
             Self::Csr(error) => error.retryable(),
             Self::Attestation { retryable, .. } => *retryable,
@@ -302,6 +323,7 @@ impl Error {
             Self::Csr(error) => return error.remedy(),
             Self::Tls { cause, .. } => return cause.remedy(),
             Self::Certificate { problem, .. } => problem.remedy(),
+            Self::Source { problem, .. } => problem.remedy(),
             Self::Configuration { .. } => "Correct the setting that is named.",
             Self::Disabled { switch, .. } => {
                 return format!("Ask the operator of this machine to unset {switch}.");
@@ -310,7 +332,7 @@ impl Error {
                 "Check that the attestation service can be reached and that the host passes its policy."
             }
             Self::Unreachable { at, .. } => match at.leg {
-                Leg::Probe | Leg::Metadata | Leg::Issue => {
+                Leg::Probe | Leg::Metadata | Leg::Issue | Leg::Bearer => {
                     "Run this on an Azure virtual machine, or point AZURE_POD_IDENTITY_AUTHORITY_HOST to an emulator on loopback."
                 }
                 _ => "Check the network, the firewall and the name of the host.",

@@ -28,6 +28,8 @@ pub enum Leg {
     Issue,
     /// The token, over mTLS.
     Token,
+    /// A token that is bound to nothing, where one was asked for knowingly.
+    Bearer,
     /// The resource itself, over mTLS.
     Resource,
 }
@@ -43,6 +45,7 @@ impl Leg {
             Self::Attestation => "attestation",
             Self::Issue => "issue",
             Self::Token => "token",
+            Self::Bearer => "bearer",
             Self::Resource => "resource",
         }
     }

@@ -57,6 +57,7 @@ mod csr;
 mod der;
 mod environment;
 mod error;
+mod explain;
 mod hosts;
 mod http;
 mod identity;
@@ -83,7 +84,8 @@ pub use self::{
     credential::Binding,
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},
     environment::{Environment, ProcessEnvironment},
-    error::{At, CertificateProblem, Error, Malformation},
+    error::{At, CertificateProblem, Error, Malformation, SourceProblem},
+    explain::{Entry, Origin, Retry, catalogue, explain, markdown as catalogue_markdown},
     identity::Identity,
     leg::{Leg, LegReport},
     random::{Random, SecureRandom},

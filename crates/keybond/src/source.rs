@@ -25,6 +25,16 @@ pub enum Source {
     ImdsV2,
     /// The metadata service, version 1: tokens that are bound to nothing.
     ImdsV1,
+    /// The agent of an Azure Arc machine: bearer tokens.
+    AzureArc,
+    /// Azure App Service, Functions and Container Apps: bearer tokens.
+    AppService,
+    /// Service Fabric: bearer tokens.
+    ServiceFabric,
+    /// Azure Machine Learning: bearer tokens.
+    MachineLearning,
+    /// Azure Cloud Shell: bearer tokens.
+    CloudShell,
     /// None was found.
     None,
 }
@@ -35,6 +45,11 @@ impl Source {
         match self {
             Self::ImdsV2 => "imds_v2",
             Self::ImdsV1 => "imds_v1",
+            Self::AzureArc => "azure_arc",
+            Self::AppService => "app_service",
+            Self::ServiceFabric => "service_fabric",
+            Self::MachineLearning => "machine_learning",
+            Self::CloudShell => "cloud_shell",
             Self::None => "none",
         }
     }

@@ -157,3 +157,102 @@ impl fmt::Display for CertificateProblem {
         }
     }
 }
+
+/// Why a source of tokens cannot give what was asked for. Nothing was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceProblem {
+    /// It gives bearer tokens only.
+    PopNotSupported,
+    /// It knows the identity of the machine only.
+    UserAssignedNotSupported,
+    /// The deployment decides which identity it is; only this kind of id can be asked for.
+    NotConfigurable {
+        /// The kind of id.
+        accepted: &'static str,
+    },
+    /// Only this kind of id can be asked for.
+    IdType {
+        /// The kind of id.
+        accepted: &'static str,
+    },
+    /// A variable names an address that cannot be the source's.
+    Endpoint {
+        /// The variable.
+        variable: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No source was found.
+    Unavailable {
+        /// What was looked for, and what was found.
+        findings: String,
+        /// Whether every answer was definite.
+        certain: bool,
+    },
+}
+
+impl SourceProblem {
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::PopNotSupported => "mtls_pop_not_supported_for_environment",
+            Self::UserAssignedNotSupported => "user_assigned_managed_identity_not_supported",
+            Self::NotConfigurable { .. } => {
+                "user_assigned_managed_identity_not_configurable_at_runtime"
+            }
+            Self::IdType { .. } => "invalid_managed_identity_id_type",
+            Self::Endpoint { .. } => "invalid_managed_identity_endpoint",
+            Self::Unavailable { .. } => "managed_identity_all_sources_unavailable",
+        }
+    }
+
+    pub(crate) const fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::PopNotSupported | Self::Unavailable { .. } => None,
+            Self::UserAssignedNotSupported | Self::NotConfigurable { .. } | Self::IdType { .. } => {
+                Some("identity")
+            }
+            Self::Endpoint { variable, .. } => Some(variable),
+        }
+    }
+
+    pub(crate) const fn remedy(&self) -> &'static str {
+        match self {
+            Self::PopNotSupported => {
+                "Run on a machine whose metadata service issues credentials, or ask for a bearer token knowingly."
+            }
+            Self::UserAssignedNotSupported => "Leave the id of the identity out.",
+            Self::NotConfigurable { .. } => {
+                "Name the identity's object id, or bind it to the service in the application's manifest."
+            }
+            Self::IdType { .. } => "Name the identity by the kind of id that is accepted here.",
+            Self::Endpoint { .. } => "Correct or unset the variable that is named.",
+            Self::Unavailable { .. } => {
+                "Run this on an Azure virtual machine, or point AZURE_POD_IDENTITY_AUTHORITY_HOST to an emulator on loopback."
+            }
+        }
+    }
+}
+
+impl fmt::Display for SourceProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PopNotSupported => f.write_str("it gives bearer tokens only, no bound ones"),
+            Self::UserAssignedNotSupported => f.write_str("it knows no user-assigned identities"),
+            Self::NotConfigurable { accepted } => {
+                write!(
+                    f,
+                    "the deployment decides which identity it is; only {accepted} can be asked for"
+                )
+            }
+            Self::IdType { accepted } => {
+                write!(
+                    f,
+                    "a user-assigned identity is asked for by its {accepted} only"
+                )
+            }
+            Self::Endpoint { variable, problem } => write!(f, "{variable} {problem}"),
+            Self::Unavailable { findings, .. } => write!(f, "nothing found: {findings}"),
+        }
+    }
+}
