@@ -159,6 +159,12 @@ pub(crate) enum Command {
         after_help = "Example: keybond call https://myvault.vault.azure.net/secrets/hello?api-version=7.4"
     )]
     Call(CallArgs),
+    /// Explain an error code: what it means, why it comes, what to do.
+    #[command(after_help = "Example: keybond explain min_strength_not_met")]
+    Explain {
+        /// The code, as errors print it; all of them are listed if it is left out.
+        code: Option<String>,
+    },
     /// Run Azure on loopback: metadata service, token service, a vault.
     #[command(after_help = "Example: keybond emulate --state ~/.azure-on-loopback --print-env sh")]
     Emulate(EmulateArgs),

@@ -5,6 +5,7 @@ pub(crate) mod csr;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod emulate;
+pub(crate) mod explain;
 pub(crate) mod key;
 pub(crate) mod pop;
 pub(crate) mod token;

@@ -45,6 +45,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Csr(args) => commands::csr::run(&args, json).await,
         Command::Token(args) => commands::token::run(&args, json).await,
         Command::Call(args) => commands::call::run(args, json).await,
+        Command::Explain { code } => commands::explain::run(code.as_deref(), json),
         Command::Emulate(args) => commands::emulate::run(&args, json).await,
         Command::Demo(args) => commands::demo::run(&args, json).await,
     }
