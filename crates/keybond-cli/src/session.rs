@@ -8,14 +8,17 @@ use std::{
 };
 
 use keybond::{Identity, ManagedIdentity, ManagedIdentityBuilder};
+use keybond_keys::StateDir;
+#[cfg(unix)]
+use keybond_keys::Tpm2Store;
 use keybond_keys::{
     AbsentStore, KeyName, KeyProvider, KeyProviderBuilder, MemoryStore, Reason, StoreId,
     Unavailable,
 };
+#[cfg(windows)]
+use keybond_keys::{KeyGuardSharing, KeyGuardStore, PlatformStore};
 #[cfg(feature = "pkcs11")]
 use keybond_keys::{Pin, PinSource, Pkcs11Store};
-#[cfg(unix)]
-use keybond_keys::{StateDir, Tpm2Store};
 use keybond_tls::{TlsConnector, TrustRoots};
 
 use crate::{
@@ -35,10 +38,7 @@ pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
         .key_name(name)
         .policy(args.stores.clone())
         .minimum_strength(args.min_strength);
-    for store in [StoreId::KeyGuard, StoreId::Platform] {
-        let refusal = Unavailable::new(store, Reason::NotSupported, "a part of Windows");
-        builder = builder.store(AbsentStore::new(refusal));
-    }
+    builder = windows_stores(builder);
     // A token that was named goes before a TPM that merely is there.
     builder = pkcs11_store(builder, args);
     builder = platform_stores(builder, args)?;
@@ -61,6 +61,27 @@ pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
             Some(state?.join("keybond"))
         }
     })
+}
+
+#[cfg(windows)]
+fn windows_stores(builder: KeyProviderBuilder) -> KeyProviderBuilder {
+    builder
+        .store(KeyGuardStore::new(KeyGuardSharing::Own))
+        .store(PlatformStore::new())
+}
+
+#[cfg(not(windows))]
+fn windows_stores(builder: KeyProviderBuilder) -> KeyProviderBuilder {
+    let absent = |store| {
+        AbsentStore::new(Unavailable::new(
+            store,
+            Reason::NotSupported,
+            "a part of Windows",
+        ))
+    };
+    builder
+        .store(absent(StoreId::KeyGuard))
+        .store(absent(StoreId::Platform))
 }
 
 #[cfg(feature = "pkcs11")]
@@ -128,9 +149,17 @@ fn platform_stores(
 #[cfg(not(unix))]
 fn platform_stores(
     builder: KeyProviderBuilder,
-    _args: &KeyArgs,
+    args: &KeyArgs,
 ) -> Result<KeyProviderBuilder, Failure> {
-    Ok(builder)
+    // Windows keeps the keys itself; the directory holds only which slot of a rotated key is in use.
+    match state_dir(args).map(StateDir::open) {
+        Some(Ok(state)) => Ok(builder.state_dir(state)),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the state directory cannot be used");
+            Ok(builder)
+        }
+        None => Ok(builder),
+    }
 }
 
 /// A connector that trusts the system's authorities and those of `--ca-file`.
