@@ -2,9 +2,13 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod check;
+mod fixed;
+mod fuzz;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod windows;
 
@@ -18,6 +22,10 @@ Usage: cargo xtask <command>
   test             setup, check, every test; ends with the totals
   check            formatting, lints, documentation, dependencies
   windows          lints and builds for Windows, runs the tests under Wine
+  fuzz             a TPM's answers, key files and records, 30 s each (--seconds N, or the name of one)
+  soak [N]         70,000 (or N) signatures in a software TPM, with a second session idle beside
+  bench            what the TPM layer adds to the bare exchange with the TPM
+  static           the command as one static file, and its demo with a software TPM
   setup            installs the system packages and cargo tools that the tests need
 ";
 
@@ -32,6 +40,10 @@ fn main() -> ExitCode {
         ("test", []) => test::test(),
         ("check", []) => setup::cargo_tools().and_then(|()| check::check()),
         ("windows", []) => windows::windows(),
+        ("fuzz", options) => fuzz::fuzz(options),
+        ("soak", options) => soak::soak(options),
+        ("bench", []) => bench::bench(),
+        ("static", []) => fixed::build(),
         ("setup", []) => setup::everything(),
         ("help" | "--help" | "-h", _) => {
             print!("{HELP}");

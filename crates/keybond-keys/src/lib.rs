@@ -31,6 +31,9 @@ mod decision;
 mod error;
 mod event;
 mod evidence;
+#[cfg(unix)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keeper;
 mod key;
 mod offload;

@@ -21,7 +21,7 @@ mod pkcs11;
 #[cfg_attr(not(windows), allow(unreachable_pub))]
 mod platform;
 #[cfg(unix)]
-mod record;
+pub(crate) mod record;
 #[cfg(unix)]
 mod tpm2;
 

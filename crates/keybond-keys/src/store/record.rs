@@ -104,6 +104,16 @@ impl Record {
     }
 }
 
+/// For fuzzers: reads these bytes as a record, and what was read once more. Tells whether they were taken.
+pub(crate) fn fuzz(bytes: &[u8]) -> bool {
+    let Ok(record) = Record::parse(bytes) else {
+        return false;
+    };
+    let again = record.to_json().ok().map(|json| Record::parse(&json));
+    assert_eq!(again, Some(Ok(record)));
+    true
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
