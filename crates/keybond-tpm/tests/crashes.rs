@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{assert_signs, at_once, bed, loaded, new_key, open};
+use common::{SLACK, assert_signs, at_once, bed, loaded, new_key, open};
 use keybond_tpm::{Hash, KeyRequest, Scheme};
 
 const PSS: Scheme = Scheme::Pss(Hash::Sha256);
@@ -79,25 +79,31 @@ fn a_tpm_that_is_down_is_an_error_at_once() {
 fn stopped_at_any_instant_and_left_behind_nothing_leaks() {
     let (swtpm, tpm) = bed();
     let key = new_key(&tpm);
-    let hurried = tpm.with_timeout(Duration::from_millis(60));
-    for round in 0..9u32 {
-        let (blob, hurried) = (key.blob(), &hurried);
+    let limit = Duration::from_millis(60);
+    let (hurried, hurried_key) = (tpm.with_timeout(limit), key.with_timeout(limit));
+    for round in 0..21u32 {
+        let (blob, hurried, hurried_key) = (key.blob(), &hurried, &hurried_key);
         thread::scope(|scope| {
-            let worker = scope.spawn(move || match round % 3 {
-                0 => hurried.create_key(&KeyRequest::default()).map(drop),
-                1 => hurried.load(blob).map(drop),
-                _ => hurried.ek_name().map(drop),
+            let worker = scope.spawn(move || {
+                let began = Instant::now();
+                // Done, or given up on: either is fine; that it comes back in time is the point.
+                let _ = match round % 3 {
+                    0 => hurried.create_key(&KeyRequest::default()).map(drop),
+                    1 => hurried.load(blob).map(drop),
+                    _ => hurried_key.sign_digest(PSS, &[7; 32]).map(drop),
+                };
+                began.elapsed()
             });
             thread::sleep(Duration::from_micros(u64::from(round) * 150));
             swtpm.stop();
-            // Done, or given up on: either is fine; that it comes back is the point.
-            let _ = worker.join().unwrap();
+            let took = worker.join().unwrap();
             swtpm.cont();
+            assert!(took < limit + SLACK, "round {round}: {took:?}");
         });
     }
     assert_signs(&key, PSS);
     assert!(tpm.transient_handles().unwrap().len() <= 3);
-    drop((key, tpm, hurried));
+    drop((key, tpm, hurried, hurried_key));
     assert!(loaded(&swtpm).is_empty());
 }
 
