@@ -17,7 +17,7 @@ use crate::{
     attestation::AttestationProvider,
     call::{RequestBuilder, ResourceRules},
     credential::{self, Binding, cache::BindingCache},
-    environment::{DISABLE_IMDS_V2, Environment, imds_v2_disabled},
+    environment::Environment,
     error::Error,
     hosts::StsHosts,
     http::Deadline,
@@ -25,7 +25,7 @@ use crate::{
     imds::Imds,
     leg::{Leg, OnLeg},
     random::{self, Random},
-    source::{self, SourceReport},
+    source::{self, SourceReport, options::Surroundings},
     time::Clock,
     token::{
         AccessToken,
@@ -63,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) response_limit: usize,
     pub(crate) bindings: BindingCache,
     pub(crate) tokens: TokenCache,
+    pub(crate) surroundings: Surroundings,
 }
 
 impl ManagedIdentity {
@@ -207,13 +208,10 @@ impl Shared {
 
     /// Asked before every leg that goes to the network for a bound token, and read anew each time.
     pub(crate) fn check_switch(&self, leg: Leg) -> Result<(), Error> {
-        if imds_v2_disabled(&*self.environment) {
-            return Err(Error::Disabled {
-                leg,
-                switch: DISABLE_IMDS_V2,
-            });
+        if let Some(switch) = self.surroundings.switch.thrown(&*self.environment) {
+            return Err(Error::Disabled { leg, switch });
         }
-        Ok(())
+        self.refuse_unbound(leg)
     }
 }
 

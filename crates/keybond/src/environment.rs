@@ -29,37 +29,3 @@ pub(crate) fn non_empty(environment: &dyn Environment, name: &str) -> Option<Str
     let value = value.trim();
     (!value.is_empty()).then(|| value.to_owned())
 }
-
-/// Whether the switch is on *now*. Only `true` (in any case) and `1` are: a typo switches nothing.
-pub(crate) fn imds_v2_disabled(environment: &dyn Environment) -> bool {
-    non_empty(environment, DISABLE_IMDS_V2)
-        .is_some_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct One(&'static str);
-
-    impl Environment for One {
-        fn get(&self, name: &str) -> Option<String> {
-            (name == DISABLE_IMDS_V2).then(|| self.0.to_owned())
-        }
-    }
-
-    #[test]
-    fn only_true_and_one_disable() {
-        for (value, disabled) in [
-            ("true", true),
-            ("True", true),
-            (" 1 ", true),
-            ("yes", false),
-            ("tru", false),
-            ("0", false),
-            ("", false),
-        ] {
-            assert_eq!(imds_v2_disabled(&One(value)), disabled, "{value:?}");
-        }
-    }
-}

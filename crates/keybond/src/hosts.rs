@@ -94,6 +94,14 @@ pub(crate) fn is_local(ip: IpAddr) -> bool {
     }
 }
 
+/// Whether an address belongs to a private network (RFC 1918), as platforms give to their own endpoints.
+pub(crate) fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.to_ipv4_mapped().is_some_and(|ip| ip.is_private()),
+    }
+}
+
 /// The token services that may be used.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct StsHosts(pub(crate) Vec<String>);

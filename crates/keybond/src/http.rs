@@ -51,6 +51,14 @@ pub(crate) struct Ask {
 pub(crate) enum Via {
     /// In clear, to addresses of this machine and its link only.
     LocalTcp,
+    /// In clear, to addresses of this machine, its link and private networks only.
+    PrivateTcp,
+    /// Over TLS without a client certificate.
+    ServerTls {
+        /// SHA-1 of the server's certificate in capital hexadecimal digits, if it was named beforehand. It is
+        /// held against the certificate beside all other checks, before anything is sent.
+        thumbprint: Option<String>,
+    },
     /// Over TLS with a client certificate.
     Tls(TlsLeg, Arc<ClientIdentity>),
 }

@@ -68,6 +68,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A member of any kind; `None` if it is not there.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.members.get(name).filter(|value| !value.is_null())
+    }
+
     pub(crate) fn unexpected(&self, name: &'static str, expected: &'static str) -> Error {
         self.at
             .malformed(name, Malformation::Unexpected { expected })

@@ -50,6 +50,7 @@
 
 mod acquisition;
 mod attestation;
+mod bearer;
 mod call;
 mod client;
 mod credential;
@@ -68,6 +69,7 @@ pub mod pop;
 mod random;
 mod single_flight;
 mod source;
+mod switch;
 mod time;
 mod token;
 
@@ -79,6 +81,7 @@ pub use keybond_tls as tls;
 
 pub use self::{
     attestation::{AttestationError, AttestationProvider, AttestationRequest, AttestationToken},
+    bearer::BearerToken,
     call::{RequestBuilder, ResourceRule, Response},
     client::{ManagedIdentity, ManagedIdentityBuilder},
     credential::Binding,

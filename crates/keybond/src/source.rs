@@ -1,5 +1,8 @@
 //! Where am I: which metadata service answers here, and how that is known.
 
+pub(crate) mod options;
+pub(crate) mod places;
+
 use std::{
     fmt,
     sync::Arc,
@@ -11,8 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     acquisition::Acquisition,
     client::Shared,
-    environment::{DISABLE_IMDS_V2, imds_v2_disabled},
-    error::Error,
+    error::{Error, SourceProblem},
     imds::probe::{Presence, ProbedVersion},
     leg::{Done, Leg},
 };
@@ -120,6 +122,10 @@ impl fmt::Display for SourceReport {
 /// Looks for version 2, then for version 1: the latter answers its probe on hosts of the former, too.
 pub(crate) async fn find(shared: &Arc<Shared>, way: &Acquisition) -> Result<SourceReport, Error> {
     let probing = async {
+        let started = Instant::now();
+        if let Some((source, sign)) = shared.detected() {
+            return Ok(named(source, sign, started.elapsed(), shared));
+        }
         let mut findings = Vec::new();
         let mut source = Source::None;
         let mut certain = true;
@@ -128,12 +134,16 @@ pub(crate) async fn find(shared: &Arc<Shared>, way: &Acquisition) -> Result<Sour
             (ProbedVersion::V1, Source::ImdsV1),
         ] {
             let started = Instant::now();
-            let off = version == ProbedVersion::V2 && imds_v2_disabled(&*shared.environment);
-            let (presence, reason) = if off {
-                let reason = format!("administratively disabled: {DISABLE_IMDS_V2} is set");
-                (Presence::NotAsked, reason)
-            } else {
-                shared.imds.probe(version, &way.id, way.deadline).await
+            let thrown = match version {
+                ProbedVersion::V2 => shared.surroundings.switch.thrown(&*shared.environment),
+                ProbedVersion::V1 => None,
+            };
+            let (presence, reason) = match thrown {
+                Some(switch) => {
+                    let reason = format!("administratively disabled: {switch} is set");
+                    (Presence::NotAsked, reason)
+                }
+                None => shared.imds.probe(version, &way.id, way.deadline).await,
             };
             findings.push(Finding {
                 sought: version.to_string(),
@@ -161,6 +171,33 @@ pub(crate) async fn find(shared: &Arc<Shared>, way: &Acquisition) -> Result<Sour
         Ok(Done::new(report, outcome))
     };
     way.leg(Leg::Probe, probing).await
+}
+
+/// The report on a source that the environment names. It is not probed: asking is what tokens are for.
+fn named(
+    source: Source,
+    sign: &'static str,
+    elapsed: Duration,
+    shared: &Shared,
+) -> Done<SourceReport> {
+    // An address that cannot be used is told by whoever asks for a token.
+    let endpoint = match shared.place() {
+        Ok(Some(place)) => place.endpoint(),
+        Ok(None) => String::new(),
+        Err(error) => error.to_string(),
+    };
+    let report = SourceReport {
+        source,
+        certain: true,
+        endpoint,
+        findings: vec![Finding {
+            sought: source.name().to_owned(),
+            present: Some(true),
+            reason: sign.to_owned(),
+            elapsed,
+        }],
+    };
+    Done::new(report, format!("source {source}"))
 }
 
 fn milliseconds<S: Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

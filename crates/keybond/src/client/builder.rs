@@ -18,6 +18,7 @@ use crate::{
     imds::Imds,
     leg::{LegReport, OnLeg},
     random::{Random, SecureRandom},
+    source::options::Surroundings,
     time::{Clock, SystemClock},
     token::cache::TokenCache,
 };
@@ -49,6 +50,7 @@ pub struct ManagedIdentityBuilder {
     probe_budget: Duration,
     response_limit: usize,
     on_leg: Option<OnLeg>,
+    pub(crate) surroundings: Surroundings,
 }
 
 impl Default for ManagedIdentityBuilder {
@@ -69,6 +71,7 @@ impl Default for ManagedIdentityBuilder {
             probe_budget: PROBE_BUDGET,
             response_limit: RESPONSE_LIMIT,
             on_leg: None,
+            surroundings: Surroundings::default(),
         }
     }
 }
@@ -114,6 +117,7 @@ impl ManagedIdentityBuilder {
     /// `AZURE_POD_IDENTITY_AUTHORITY_HOST`, else `http://169.254.169.254`.
     pub fn imds_endpoint(mut self, url: impl Into<String>) -> Self {
         self.imds_endpoint = Some(url.into());
+        self.surroundings.imds_named = true;
         self
     }
 
@@ -198,6 +202,7 @@ impl ManagedIdentityBuilder {
             response_limit: self.response_limit,
             bindings: BindingCache::new(),
             tokens: TokenCache::new(),
+            surroundings: self.surroundings,
         };
         Ok(ManagedIdentity {
             shared: Arc::new(shared),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ::http::{Request, Response, header};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
@@ -17,7 +18,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use keybond_tls::{TlsConn, TlsInfo};
+use keybond_tls::{Leg as TlsLeg, TlsConn, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -27,8 +28,8 @@ use url::{Host, Url};
 
 use super::{Ask, CONNECT_TIMEOUT, Net, Via, header_value};
 use crate::{
-    error::{At, Error},
-    hosts::is_local,
+    error::{At, Error, THUMBPRINT},
+    hosts::{is_local, is_private},
 };
 
 /// A connection with HTTP/1.1 on it. Dropping it closes it at once.
@@ -50,34 +51,51 @@ impl Connection {
         let address = address(&ask.url);
         let tcp = dial(&ask.url, at, &address).await?;
         match &ask.via {
-            Via::LocalTcp => {
+            Via::LocalTcp | Via::PrivateTcp => {
                 // A name like `localhost` can be made to lead anywhere.
                 let peer = tcp.peer_addr().map_err(|e| broken(at, &address, &e))?;
-                if !is_local(peer.ip()) {
+                let private = matches!(ask.via, Via::PrivateTcp) && is_private(peer.ip());
+                if !is_local(peer.ip()) && !private {
                     return Err(Error::Host {
                         at: at.clone(),
-                        field: "imds_endpoint".into(),
+                        field: match ask.via {
+                            Via::PrivateTcp => "endpoint".into(),
+                            _ => "imds_endpoint".into(),
+                        },
                         address: peer.to_string(),
                         problem: "it leads off this machine and its link",
                     });
                 }
                 Self::start(tcp, None, address, at).await
             }
-            Via::Tls(leg, identity) => {
+            Via::ServerTls { .. } | Via::Tls(..) => {
                 let host = match ask.url.host() {
                     Some(Host::Ipv6(ip)) => ip.to_string(),
                     Some(host) => host.to_string(),
                     None => String::new(),
                 };
+                let (leg, identity) = match &ask.via {
+                    Via::Tls(leg, identity) => (*leg, Some(Arc::clone(identity))),
+                    _ => (TlsLeg::Plain, None),
+                };
                 let conn = net
                     .tls
-                    .connect(tcp, &host, *leg, Some(Arc::clone(identity)))
+                    .connect(tcp, &host, leg, identity)
                     .await
                     .map_err(|cause| Error::Tls {
                         at: at.clone(),
                         host: address.clone(),
                         cause: Arc::new(cause),
                     })?;
+                if let Via::ServerTls {
+                    thumbprint: Some(expected),
+                } = &ask.via
+                {
+                    let found = thumbprint(&conn.info().server_leaf);
+                    if found != *expected {
+                        return Err(at.mismatch(THUMBPRINT, expected, found));
+                    }
+                }
                 let shared = SharedConn(Arc::new(Mutex::new(conn)));
                 Self::start(shared.clone(), Some(shared), address, at).await
             }
@@ -144,6 +162,16 @@ impl Connection {
     pub(super) fn silent(&self, at: &At, waited: Duration) -> Error {
         unanswered(at, self.address.clone(), waited)
     }
+}
+
+/// A certificate's SHA-1 in capital hexadecimal digits, as Service Fabric names its servers. It picks one
+/// certificate among those that are trusted; trust does not rest on it.
+fn thumbprint(der: &[u8]) -> String {
+    digest(&SHA1_FOR_LEGACY_USE_ONLY, der)
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect()
 }
 
 pub(super) fn silent(at: &At, url: &Url, waited: Duration) -> Error {

@@ -26,6 +26,8 @@ pub struct Shown {
 #[derive(Default)]
 pub struct PassThrough {
     pub shown: Mutex<Vec<Shown>>,
+    /// The certificate that servers are said to have shown.
+    pub server_leaf: Mutex<Vec<u8>>,
 }
 
 impl PassThrough {
@@ -49,11 +51,12 @@ impl TlsConnector for PassThrough {
             leg,
             identity,
         });
-        Box::pin(async move { Ok(Box::new(Conn(tcp)) as Box<dyn TlsConn>) })
+        let leaf = self.server_leaf.lock().unwrap().clone();
+        Box::pin(async move { Ok(Box::new(Conn(tcp, leaf)) as Box<dyn TlsConn>) })
     }
 }
 
-struct Conn(TcpStream);
+struct Conn(TcpStream, Vec<u8>);
 
 impl TlsConn for Conn {
     fn info(&self) -> TlsInfo {
@@ -63,7 +66,7 @@ impl TlsConn for Conn {
             certificate_requested: true,
             client_signature: Some(SignatureScheme::RsaPssSha256),
             renegotiations: 0,
-            server_leaf: Vec::new(),
+            server_leaf: self.1.clone(),
         }
     }
 }
