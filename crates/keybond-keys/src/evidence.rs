@@ -59,7 +59,8 @@ impl Evidence {
 /// Gathers the evidence for a key that a store has just made or opened.
 ///
 /// The public key is read twice and must be the same RSA-2048 key; every claimed scheme signs a fresh random
-/// message that is verified here with a strict salt; export is really attempted.
+/// message that is verified here with a strict salt; export is really attempted. `answered` is called after each
+/// answer of the device.
 ///
 /// # Errors
 /// [`Unavailable`] with [`Reason::TooWeak`] when the key is of another size or changes under examination,
@@ -68,9 +69,11 @@ impl Evidence {
 pub(crate) fn gather(
     store: StoreId,
     key: &dyn StoredKey,
+    answered: &dyn Fn(),
 ) -> Result<(PublicKey, Evidence), Unavailable> {
     let too_weak = |detail: String| Unavailable::new(store, Reason::TooWeak, detail);
     let spki = key.public_key()?;
+    answered();
     let public = PublicKey::from_spki_der(&spki).map_err(|error| too_weak(error.to_string()))?;
     if public.bits() != RSA_BITS {
         return Err(too_weak(format!(
@@ -83,7 +86,9 @@ pub(crate) fn gather(
     let mut rejected = Vec::new();
     let mut inconclusive = None;
     for scheme in key.schemes() {
-        match try_scheme(store, key, &public, scheme) {
+        let tried = try_scheme(store, key, &public, scheme);
+        answered();
+        match tried {
             Ok(()) => verified.push(scheme),
             Err(refusal) => {
                 rejected.push(RejectedScheme {
@@ -117,7 +122,9 @@ pub(crate) fn gather(
     }
 
     let properties = key.properties()?;
+    answered();
     let export = key.attempt_export()?;
+    answered();
     if key.public_key()? != spki {
         return Err(too_weak(
             "the public key changed while it was examined".into(),

@@ -5,13 +5,15 @@
 //!    be taken back), but a job that has not started by then is dropped unrun.
 //! 3. A job that panics is an error for its caller and nothing to the pool.
 //! 4. Nothing here ties an async runtime to a hung device: the threads are nobody's children.
+//! 5. A job of several steps is given up when one step takes too long, not when all of them do: a slow device is
+//!    not a hung one.
 
 use std::{
     collections::VecDeque,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -70,6 +72,29 @@ impl<T: Send, F: FnOnce() -> T + Send> Job for Call<T, F> {
     }
 }
 
+/// Where a job of several steps tells its caller that the device has answered once more.
+#[derive(Clone)]
+pub(crate) struct Steps(Arc<Mutex<Instant>>);
+
+impl Steps {
+    fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    /// The device has answered: the deadline begins anew.
+    pub(crate) fn done(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// The time since the last answer.
+    fn silence(&self) -> Duration {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+}
+
 impl Offload {
     /// A pool of at most `limit` threads.
     pub(crate) fn new(limit: usize) -> Self {
@@ -88,15 +113,33 @@ impl Offload {
         deadline: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, KeyError> {
-        let (answer, result) = oneshot::channel();
-        self.submit(Box::new(Call { answer, work: job }))?;
-        match tokio::time::timeout(deadline, result).await {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(_)) | Err(_)) => Err(KeyError::Local {
-                what: "key operation".into(),
-                cause: "the operation panicked".into(),
-            }),
-            Err(_) => Err(KeyError::DeadlineExceeded { after: deadline }),
+        self.run_steps(deadline, |_| job()).await
+    }
+
+    /// Runs a job of several steps and waits for its result, until one step takes longer than `each`.
+    pub(crate) async fn run_steps<T: Send + 'static>(
+        &self,
+        each: Duration,
+        job: impl FnOnce(&Steps) -> T + Send + 'static,
+    ) -> Result<T, KeyError> {
+        let (answer, mut result) = oneshot::channel();
+        let steps = Steps::begin();
+        let told = steps.clone();
+        let work = move || job(&told);
+        self.submit(Box::new(Call { answer, work }))?;
+        loop {
+            let left = each.saturating_sub(steps.silence());
+            match tokio::time::timeout(left, &mut result).await {
+                Ok(Ok(Ok(value))) => return Ok(value),
+                Ok(Ok(Err(_)) | Err(_)) => {
+                    return Err(KeyError::Local {
+                        what: "key operation".into(),
+                        cause: "the operation panicked".into(),
+                    });
+                }
+                Err(_) if steps.silence() < each => {}
+                Err(_) => return Err(KeyError::DeadlineExceeded { after: each }),
+            }
         }
     }
 
@@ -185,6 +228,41 @@ mod tests {
                 .await
                 .expect("the second thread is free"),
             7
+        );
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn a_job_may_take_long_as_long_as_no_step_does() {
+        const STEPS: u32 = 6;
+        let pool = Offload::new(1);
+        // The step is short, against what else this machine may do in between.
+        let (step, limit) = (Duration::from_millis(100), Duration::from_millis(500));
+        let began = Instant::now();
+        let job = move |steps: &Steps| {
+            for _ in 0..STEPS {
+                thread::sleep(step);
+                steps.done();
+            }
+        };
+        pool.run_steps(limit, job).await.expect("no step was late");
+        assert!(began.elapsed() > limit);
+    }
+
+    #[tokio::test]
+    async fn a_job_that_hangs_after_some_steps_costs_the_time_of_one() {
+        let pool = Offload::new(1);
+        let (release, hung) = mpsc::channel::<()>();
+        let limit = Duration::from_millis(50);
+        let job = move |steps: &Steps| {
+            steps.done();
+            steps.done();
+            hung.recv()
+        };
+        let error = pool.run_steps(limit, job).await.expect_err("it hangs");
+        assert!(
+            matches!(error, KeyError::DeadlineExceeded { after } if after == limit),
+            "{error}"
         );
         drop(release);
     }

@@ -294,14 +294,15 @@ impl KeyProviderBuilder {
         self
     }
 
-    /// How long a store may take to open a key and prove it; 10 s if not set.
+    /// How long a store may be silent while it opens a key and proves it; 10 s if not set. It begins anew with
+    /// each answer, of which the proof takes some ten: a slow device is not a hung one.
     pub fn open_deadline(mut self, deadline: Duration) -> Self {
         self.settings.open_deadline = deadline;
         self
     }
 
-    /// How long a store may take to make a key and prove it; 120 s if not set (some TPMs need a minute for
-    /// RSA-2048).
+    /// How long a store may be silent while it makes a key and proves it; 120 s if not set (some TPMs need a
+    /// minute for RSA-2048). It begins anew with each answer.
     pub fn create_deadline(mut self, deadline: Duration) -> Self {
         self.settings.create_deadline = deadline;
         self
@@ -409,7 +410,7 @@ impl Stores {
             Err(refusal) => return Err(refusal),
         }
         let store = Arc::clone(&entry.store);
-        self.change(entry, self.settings.open_deadline, move || {
+        self.change(entry, self.settings.open_deadline, move |_| {
             store.delete(&name)
         })
         .await

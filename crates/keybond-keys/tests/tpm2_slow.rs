@@ -18,26 +18,50 @@ const BEAT: Duration = Duration::from_millis(10);
 const SLIP: Duration = Duration::from_millis(50);
 const SCHEME: SignatureScheme = SignatureScheme::RsaPssSha256;
 
-/// A key in a TPM that signs slowly from now on.
-async fn bed() -> (Swtpm, Shim, Arc<HeldKey>) {
-    let tpm = Swtpm::start().unwrap();
-    let slow = Arc::new(AtomicBool::new(false));
-    let is_slow = Arc::clone(&slow);
-    let shim = Shim::start(&tpm.socket(), move |command| {
+/// A way to the TPM on which signatures are slow while `slow` says so.
+fn shim(tpm: &Swtpm, slow: &Arc<AtomicBool>) -> Shim {
+    let is_slow = Arc::clone(slow);
+    Shim::start(&tpm.socket(), move |command| {
         let sign = command.get(6..10) == Some(&[0, 0, 1, 0x5d]);
         match sign && is_slow.load(Ordering::SeqCst) {
             true => Action::Delay(SLOW),
             false => Action::Forward,
         }
     })
-    .unwrap();
+    .unwrap()
+}
+
+/// With the deadlines that everybody has.
+fn provider(tpm: &Swtpm, shim: &Shim) -> KeyProvider {
     let state = StateDir::open(tpm.dir().join("keybond")).unwrap();
     let store = Tpm2Store::new(shim.address().parse().unwrap(), &state).unwrap();
-    let provider = KeyProvider::builder().store(store).state_dir(state).build();
-    let key = provider.get_or_create_key().await.unwrap();
+    KeyProvider::builder().store(store).state_dir(state).build()
+}
+
+/// A key in a TPM that signs slowly from now on.
+async fn bed() -> (Swtpm, Shim, Arc<HeldKey>) {
+    let tpm = Swtpm::start().unwrap();
+    let slow = Arc::new(AtomicBool::new(false));
+    let shim = shim(&tpm, &slow);
+    let key = provider(&tpm, &shim).get_or_create_key().await.unwrap();
     assert_eq!(key.store(), StoreId::Tpm2);
     slow.store(true, Ordering::SeqCst);
     (tpm, shim, key)
+}
+
+/// Seven signatures prove a key, which takes longer than the deadline for one answer.
+#[tokio::test]
+async fn a_slow_chip_is_no_hung_one() {
+    let tpm = Swtpm::start().unwrap();
+    let slow = Arc::new(AtomicBool::new(false));
+    let shim = shim(&tpm, &slow);
+    let made = provider(&tpm, &shim).get_or_create_key().await.unwrap();
+    slow.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    let opened = provider(&tpm, &shim).get_or_create_key().await.unwrap();
+    assert!(began.elapsed() > 7 * SLOW, "{:?}", began.elapsed());
+    assert_eq!((opened.store(), opened.id()), (StoreId::Tpm2, made.id()));
+    assert_eq!(opened.schemes(), SignatureScheme::ALL);
 }
 
 /// Beats until told to stop; the result is the largest time between two beats beyond what was asked.

@@ -13,6 +13,7 @@ use crate::{
     evidence::{self, Evidence},
     keeper::Hierarchy,
     key::HeldKey,
+    offload::Steps,
     public_key::{KeyId, PublicKey, RSA_BITS},
     refusal::{Reason, Unavailable},
     state::{StateDir, StateError, StateLock},
@@ -246,13 +247,13 @@ impl Stores {
             return Ok(*proven);
         }
         let (store, name) = (Arc::clone(&entry.store), name.clone());
-        let open_or_create = move || {
+        let open_or_create = move |steps: &Steps| {
             // With the lock in hand: another process may have made the key while this one waited.
-            let replaces = match open(&*store, &name)? {
+            let replaces = match open(&*store, &name, steps)? {
                 Opened::Key(proven) => return Ok(*proven),
                 Opened::Vacant(replaces) => replaces,
             };
-            let mut proven = create(&*store, &name)?;
+            let mut proven = create(&*store, &name, steps)?;
             proven.replaced = replaces;
             Ok(proven)
         };
@@ -260,13 +261,13 @@ impl Stores {
             .await
     }
 
-    /// Does something to what a store keeps, alone on the machine. If the deadline passes, the lock stays with
-    /// the job until the device answers after all.
+    /// Does something to what a store keeps, alone on the machine. If a step takes longer than the deadline, the
+    /// lock stays with the job until the device answers after all.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         entry: &Entry,
         deadline: Duration,
-        job: impl FnOnce() -> Result<T, Unavailable> + Send + 'static,
+        job: impl FnOnce(&Steps) -> Result<T, Unavailable> + Send + 'static,
     ) -> Result<T, Unavailable> {
         let id = entry.store.id();
         let Ok(alone) = Arc::clone(&entry.changing).try_lock_owned() else {
@@ -279,9 +280,9 @@ impl Stores {
         };
         let changed = entry
             .offload
-            .run(deadline, move || {
+            .run_steps(deadline, move |steps| {
                 let _until_the_end = (alone, lock);
-                job()
+                job(steps)
             })
             .await;
         flatten(id, changed)
@@ -291,7 +292,9 @@ impl Stores {
         let (store, name) = (Arc::clone(&entry.store), name.clone());
         let opened = entry
             .offload
-            .run(self.settings.open_deadline, move || open(&*store, &name))
+            .run_steps(self.settings.open_deadline, move |steps| {
+                open(&*store, &name, steps)
+            })
             .await;
         flatten(entry.store.id(), opened)
     }
@@ -365,7 +368,7 @@ pub(super) fn flatten<T>(
 }
 
 /// Opens and proves what is there. Runs on a thread that may block.
-fn open(store: &dyn KeyStore, name: &KeyName) -> Result<Opened, Unavailable> {
+fn open(store: &dyn KeyStore, name: &KeyName, steps: &Steps) -> Result<Opened, Unavailable> {
     let vacant = |from, refusal: Unavailable| {
         let cause = format!("{}: {}", refusal.reason, refusal.detail);
         Opened::Vacant(Some(Replaced { from, cause }))
@@ -376,7 +379,8 @@ fn open(store: &dyn KeyStore, name: &KeyName) -> Result<Opened, Unavailable> {
         Err(refusal) if gives_up_the_key(&refusal) => return Ok(vacant(None, refusal)),
         Err(refusal) => return Err(refusal),
     };
-    match prove(store.id(), Arc::clone(&stored), false) {
+    steps.done();
+    match prove(store.id(), Arc::clone(&stored), false, steps) {
         Ok(proven) => Ok(Opened::Key(Box::new(proven))),
         Err(refusal) => {
             let spki = stored.public_key().ok();
@@ -392,9 +396,10 @@ fn open(store: &dyn KeyStore, name: &KeyName) -> Result<Opened, Unavailable> {
 }
 
 /// Makes and proves a key. Runs on a thread that may block.
-fn create(store: &dyn KeyStore, name: &KeyName) -> Result<Proven, Unavailable> {
+fn create(store: &dyn KeyStore, name: &KeyName, steps: &Steps) -> Result<Proven, Unavailable> {
     let stored = store.create(name)?;
-    prove(store.id(), stored.into(), true).inspect_err(|refusal| {
+    steps.done();
+    prove(store.id(), stored.into(), true, steps).inspect_err(|refusal| {
         // A key that is not what its tier promises, or does not sign, must not lie about for others to find.
         if matches!(refusal.reason, Reason::TooWeak | Reason::Dead)
             && let Err(error) = store.delete(name)
@@ -404,8 +409,13 @@ fn create(store: &dyn KeyStore, name: &KeyName) -> Result<Proven, Unavailable> {
     })
 }
 
-fn prove(store: StoreId, stored: Arc<dyn StoredKey>, created: bool) -> Result<Proven, Unavailable> {
-    let (public, evidence) = evidence::gather(store, &*stored)?;
+fn prove(
+    store: StoreId,
+    stored: Arc<dyn StoredKey>,
+    created: bool,
+    steps: &Steps,
+) -> Result<Proven, Unavailable> {
+    let (public, evidence) = evidence::gather(store, &*stored, &|| steps.done())?;
     let (have, need) = (evidence.strength(), store.tier().required_strength());
     if have < need {
         let detail = format!(
