@@ -1,6 +1,7 @@
 //! The client: one managed identity, its binding and its tokens.
 
 mod builder;
+mod obtain;
 
 use std::{
     fmt,
@@ -16,7 +17,7 @@ use crate::{
     acquisition::Acquisition,
     attestation::AttestationProvider,
     call::{RequestBuilder, ResourceRules},
-    credential::{self, Binding, cache::BindingCache},
+    credential::{Binding, cache::BindingCache, mint::Mint},
     environment::Environment,
     error::Error,
     hosts::StsHosts,
@@ -27,15 +28,8 @@ use crate::{
     random::{self, Random},
     source::{self, SourceReport, options::Surroundings},
     time::Clock,
-    token::{
-        AccessToken,
-        cache::{Slot, TokenCache},
-        request, resource_of,
-    },
+    token::{AccessToken, cache::TokenCache, resource_of},
 };
-
-/// After a failure in the background, how long until the next try.
-const BACKGROUND_PAUSE: Duration = Duration::from_secs(30);
 
 /// A managed identity whose credential is a held key.
 ///
@@ -89,7 +83,7 @@ impl ManagedIdentity {
         }
         let slot = shared.tokens.slot(resource);
         let start = || {
-            fetch_token(
+            obtain::fetch_token(
                 Arc::clone(shared),
                 Arc::clone(&slot),
                 resource.to_owned(),
@@ -111,7 +105,7 @@ impl ManagedIdentity {
             return Ok(binding);
         }
         let way = shared.acquisition()?;
-        obtain_binding(shared, &way).await
+        obtain::binding(shared, &way).await
     }
 
     /// Has the same key certified anew and gives up every token of older certificates.
@@ -124,7 +118,7 @@ impl ManagedIdentity {
         let before = shared.bindings.current_version();
         loop {
             // The run that is joined may be one that merely found the binding that is to be replaced.
-            let start = || mint_binding(Arc::clone(shared), way.clone(), true);
+            let start = || obtain::mint(Arc::clone(shared), way.clone(), Mint::Demanded);
             let binding = shared.bindings.flight.join(start).await?;
             if binding.version() > before {
                 shared.bindings.retire_below(binding.version());
@@ -165,9 +159,9 @@ impl ManagedIdentity {
 
     fn refresh_in_background(&self, resource: &str, now: SystemTime) {
         let slot = self.shared.tokens.slot(resource);
-        if slot.refresh.pass(now, BACKGROUND_PAUSE) {
+        if slot.refresh.pass(now, obtain::BACKGROUND_PAUSE) {
             slot.flight.launch(|| {
-                fetch_token(
+                obtain::fetch_token(
                     Arc::clone(&self.shared),
                     Arc::clone(&slot),
                     resource.to_owned(),
@@ -198,7 +192,7 @@ impl Shared {
 
     /// Whether the binding should be replaced while it is still used: its time is coming, or the provider
     /// has another key by now (a stronger one, or one instead of a dead one).
-    fn is_due(&self, binding: &Binding) -> bool {
+    pub(crate) fn is_due(&self, binding: &Binding) -> bool {
         self.clock.now() >= binding.renew_on()
             || self
                 .keys
@@ -213,73 +207,4 @@ impl Shared {
         }
         self.refuse_unbound(leg)
     }
-}
-
-/// One run of a token fetch. `refresh` says that a usable token need not stop it.
-async fn fetch_token(
-    shared: Arc<Shared>,
-    slot: Arc<Slot>,
-    resource: String,
-    refresh: bool,
-) -> Result<Arc<AccessToken>, Error> {
-    // A run that ended between the caller's look and this one's start.
-    if !refresh && let Some(token) = slot.usable(shared.clock.now(), &shared.bindings) {
-        return Ok(token);
-    }
-    shared.check_switch(Leg::Token)?;
-    let way = shared.acquisition()?;
-    let fetched = async {
-        loop {
-            let binding = obtain_binding(&shared, &way).await?;
-            let asking = request::request(&shared, &way, &binding, &resource);
-            let token = way.leg(Leg::Token, asking).await?;
-            // A renewal in the meantime gave this certificate up: the next round uses the new one.
-            if !shared.bindings.is_retired(&binding) {
-                slot.put(&token);
-                return Ok(token);
-            }
-        }
-    };
-    let fetched = Box::pin(fetched).await;
-    if let (true, Err(error)) = (refresh, &fetched) {
-        tracing::warn!(target: "keybond", %resource, %error, "a token could not be refreshed; the old one stays in use");
-    }
-    fetched
-}
-
-/// The binding in use, or the next one. Past its renewal time it is replaced in the background.
-async fn obtain_binding(shared: &Arc<Shared>, way: &Acquisition) -> Result<Arc<Binding>, Error> {
-    let now = shared.clock.now();
-    let start = || mint_binding(Arc::clone(shared), way.clone(), false);
-    let Some(binding) = shared.bindings.usable(now) else {
-        return shared.bindings.flight.join(start).await;
-    };
-    if shared.is_due(&binding) && shared.bindings.renewal.pass(now, BACKGROUND_PAUSE) {
-        shared.bindings.flight.launch(|| {
-            let minted = mint_binding(Arc::clone(shared), way.clone(), true);
-            async {
-                let minted = minted.await;
-                if let Err(error) = &minted {
-                    tracing::warn!(target: "keybond", %error, "the certificate could not be renewed; the old one stays in use");
-                }
-                minted
-            }
-        });
-    }
-    Ok(binding)
-}
-
-/// One run of the way to a certificate. `anew` says that a usable binding need not stop it.
-async fn mint_binding(
-    shared: Arc<Shared>,
-    way: Acquisition,
-    anew: bool,
-) -> Result<Arc<Binding>, Error> {
-    // A run that ended between the caller's look and this one's start.
-    if !anew && let Some(binding) = shared.bindings.usable(shared.clock.now()) {
-        return Ok(binding);
-    }
-    let binding = Box::pin(credential::mint(&shared, &way)).await?;
-    shared.bindings.put(&binding);
-    Ok(binding)
 }

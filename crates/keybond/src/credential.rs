@@ -2,6 +2,8 @@
 
 pub(crate) mod cache;
 pub(crate) mod certificate;
+pub(crate) mod mint;
+pub(crate) mod store;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -10,15 +12,6 @@ use keybond_tls::ClientIdentity;
 use url::Url;
 
 use self::certificate::Facts;
-use crate::{
-    acquisition::Acquisition,
-    attestation,
-    client::Shared,
-    csr::{CsrSubject, build_csr},
-    error::{At, Error, Malformation},
-    imds::{issue::Allowed, metadata::Metadata},
-    leg::{Done, Leg},
-};
 
 /// One version of an identity's credential: key, certificate and where tokens are for it.
 ///
@@ -116,121 +109,4 @@ impl fmt::Debug for Binding {
             .field("key", self.key())
             .finish_non_exhaustive()
     }
-}
-
-/// The way from a key to a certificate: key → metadata → CSR → attestation → certificate → checks. The key
-/// comes first, so that nothing leaves the machine if none reaches the floor.
-pub(crate) async fn mint(shared: &Shared, way: &Acquisition) -> Result<Arc<Binding>, Error> {
-    shared.check_switch(Leg::Metadata)?;
-    let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
-    let metadata = match shared.bindings.metadata(shared.clock.now()) {
-        Some(metadata) => metadata,
-        None => {
-            let asked = shared.imds.metadata(&way.id, way.deadline);
-            let metadata = Arc::new(way.leg(Leg::Metadata, asked).await?);
-            shared
-                .bindings
-                .keep_metadata(Arc::clone(&metadata), shared.clock.now());
-            metadata
-        }
-    };
-    let minted = certify(shared, way, key, &metadata).await;
-    if minted.is_err() {
-        // Whatever was wrong, the next attempt starts from what the service says then.
-        shared.bindings.forget_metadata();
-    }
-    minted
-}
-
-async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey>>, Error> {
-    let held = async {
-        match shared.floor {
-            Some(floor) => shared.keys.get_key_of_strength(floor).await,
-            None => shared.keys.get_or_create_key().await,
-        }
-    };
-    let key = way
-        .deadline
-        .bound(Leg::Key, &way.id, held)
-        .await?
-        .map_err(Error::Key)?;
-    let outcome = format!(
-        "an RSA-{} key in {}, strength {}",
-        key.public_key().bits(),
-        key.store(),
-        key.strength()
-    );
-    Ok(Done::new(key, outcome))
-}
-
-async fn certify(
-    shared: &Shared,
-    way: &Acquisition,
-    key: Arc<HeldKey>,
-    metadata: &Metadata,
-) -> Result<Arc<Binding>, Error> {
-    let subject = CsrSubject {
-        client_id: metadata.client_id.clone(),
-        tenant_id: metadata.tenant_id.clone(),
-        cu_id: metadata.cu_id.clone(),
-    };
-    let built = async {
-        let csr = way
-            .deadline
-            .bound(Leg::Csr, &way.id, build_csr(&key, &subject))
-            .await?
-            .map_err(Error::Csr)?;
-        let outcome = format!("a request of {} bytes, signed", csr.der().len());
-        Ok(Done::new(csr, outcome))
-    };
-    let csr = way.leg(Leg::Csr, built).await?;
-
-    let attested = match &shared.attestation {
-        None => None,
-        Some(provider) => {
-            let endpoint = &metadata.attestation_endpoint;
-            let attesting =
-                attestation::attest(&**provider, endpoint, &key, &subject.client_id, &way.id);
-            let bounded = async {
-                way.deadline
-                    .bound(Leg::Attestation, &way.id, attesting)
-                    .await?
-            };
-            Some(way.leg(Leg::Attestation, bounded).await?)
-        }
-    };
-    let attested = attested.as_ref().map(attestation::AttestationToken::as_str);
-
-    let allowed = Allowed {
-        hosts: &shared.sts_hosts,
-        environment: &*shared.environment,
-    };
-    let issued = async {
-        let done = shared
-            .imds
-            .issue(metadata, &csr, attested, allowed, &way.id, way.deadline)
-            .await?;
-        let issued = done.value;
-        let facts = certificate::check(&issued, &key, metadata, shared.clock.now())?;
-        // The TLS layer's own check; ours has been stricter.
-        let identity = ClientIdentity::new(vec![issued.certificate], key).map_err(|cause| {
-            let expected = "a client certificate";
-            tracing::debug!(target: "keybond", %cause, "the TLS layer refused the certificate");
-            At::malformed(
-                &issued.at,
-                "certificate",
-                Malformation::Unexpected { expected },
-            )
-        })?;
-        let binding = Binding {
-            version: shared.bindings.next_version(),
-            facts,
-            client_id: metadata.client_id.clone(),
-            tenant_id: metadata.tenant_id.clone(),
-            token_endpoint: issued.token_endpoint,
-            identity: Arc::new(identity),
-        };
-        Ok(Done::new(Arc::new(binding), done.outcome))
-    };
-    way.leg(Leg::Issue, issued).await
 }

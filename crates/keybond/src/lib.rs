@@ -84,7 +84,13 @@ pub use self::{
     bearer::BearerToken,
     call::{RequestBuilder, ResourceRule, Response},
     client::{ManagedIdentity, ManagedIdentityBuilder},
-    credential::Binding,
+    credential::{
+        Binding,
+        store::{
+            CertificateSlot, CertificateStore, CertificateStoreError, MintLock, StoreAnswer,
+            StoredCertificate,
+        },
+    },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},
     environment::{Environment, ProcessEnvironment},
     error::{At, CertificateProblem, Error, Malformation, SourceProblem},
