@@ -347,6 +347,9 @@ pub(crate) struct EmulateArgs {
     /// Ports of metadata service, token service and vault; 0 lets the system choose.
     #[arg(long, value_name = "IMDS,STS,VAULT", default_value = "0,0,0", value_parser = ports)]
     pub(crate) ports: (u16, u16, u16),
+    /// A file that says what happens when, one event a line, as in `after 10m: 410 for 60s`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scenario: Option<PathBuf>,
 }
 
 /// Shells for `--print-env`.

@@ -12,13 +12,11 @@ use crate::{
     env::{self, Shell},
     fault::Fault,
     http_io::{Reply, Request},
+    scenario::Scenario,
     service::method_not_allowed,
     state::pem,
     world::World,
 };
-
-/// Where injected redirects lead: a place that counts who comes.
-pub(crate) const HONEYPOT: &str = "/_emulator/honeypot";
 
 /// The code for revoked certificates if none is given.
 pub(crate) const REVOKED: u32 = 1_000_610;
@@ -51,14 +49,6 @@ struct Revoke {
 
 /// Answers a request to one of these paths.
 pub(crate) fn answer(world: &World, request: &Request) -> Reply {
-    if request.path.starts_with(HONEYPOT) {
-        world.counting.honeypot();
-        return Reply::error(
-            StatusCode::FORBIDDEN,
-            "honeypot",
-            "A client that comes here followed a redirect or an endpoint it must not follow",
-        );
-    }
     // A web page must not be able to steer the emulator through its visitor's browser.
     if request.headers.contains_key("origin") {
         return Reply::error(StatusCode::FORBIDDEN, "forbidden", "Not from a web page");
@@ -86,6 +76,19 @@ fn route(world: &World, request: &Request) -> Result<Reply, Reply> {
             let faults = Fault::list_from_json(&request.body).map_err(invalid)?;
             world.faults.inject(faults, now).map_err(invalid)?;
             Ok(done(json!(world.faults.list(now))))
+        }
+        ("/scenario", &Method::GET) => Ok(steps(world)),
+        ("/scenario", &Method::DELETE) => {
+            world.script.clear();
+            Ok(steps(world))
+        }
+        ("/scenario", &Method::POST) => {
+            let scenario = std::str::from_utf8(&request.body)
+                .map_err(|_| EmulatorError::invalid("scenario", "UTF-8", "other bytes"))
+                .and_then(str::parse::<Scenario>)
+                .map_err(invalid)?;
+            world.play(&scenario).map_err(invalid)?;
+            Ok(steps(world))
         }
         ("/clock", &Method::GET) => Ok(done(json!({ "epoch": now }))),
         ("/clock", &Method::POST) => {
@@ -149,16 +152,27 @@ fn route(world: &World, request: &Request) -> Result<Reply, Reply> {
             ))
         }
         ("/counters", method) => Err(method_not_allowed(method, "GET, DELETE")),
-        ("/faults", method) => Err(method_not_allowed(method, "GET, POST, DELETE")),
+        ("/faults" | "/scenario", method) => Err(method_not_allowed(method, "GET, POST, DELETE")),
         ("/clock", method) => Err(method_not_allowed(method, "GET, POST")),
         ("/lifetimes" | "/revoke", method) => Err(method_not_allowed(method, "POST")),
         ("/ca.pem" | "/env", method) => Err(method_not_allowed(method, "GET")),
         _ => Err(Reply::error(
             StatusCode::NOT_FOUND,
             "not_found",
-            "The emulator has counters, faults, clock, lifetimes, revoke, ca.pem and env",
+            "The emulator has counters, scenario, faults, clock, lifetimes, revoke, ca.pem and env",
         )),
     }
+}
+
+/// The steps of scenarios that are still to come.
+fn steps(world: &World) -> Reply {
+    let steps: Vec<Value> = world
+        .script
+        .list(world.clock.epoch())
+        .into_iter()
+        .map(|(seconds, text)| json!({ "in_seconds": seconds, "event": text }))
+        .collect();
+    done(json!(steps))
 }
 
 fn done(value: Value) -> Reply {

@@ -11,10 +11,12 @@ use std::{
 use serde_json::{Map, Value};
 
 use crate::{
+    attestation::AttestationRule,
     clock::ClockSource,
     emulator::Emulator,
     error::EmulatorError,
     identity::{Identity, Profile},
+    scenario::Scenario,
     world::lifetime_seconds,
 };
 
@@ -35,7 +37,7 @@ pub(crate) struct Settings {
     pub(crate) certificate_lifetime: Duration,
     pub(crate) token_lifetime: Duration,
     pub(crate) attestation_endpoint: String,
-    pub(crate) require_attestation: bool,
+    pub(crate) attestation: AttestationRule,
     pub(crate) require_token_bound_header: bool,
     pub(crate) unbound_resources: Vec<String>,
     pub(crate) location: String,
@@ -78,6 +80,7 @@ pub struct Builder {
     pub(crate) bind: IpAddr,
     pub(crate) ports: [u16; 3],
     pub(crate) clock: ClockSource,
+    pub(crate) scenarios: Vec<Scenario>,
 }
 
 impl fmt::Debug for Builder {
@@ -103,7 +106,7 @@ impl Default for Builder {
                 certificate_lifetime: Duration::from_secs(7 * 86_400),
                 token_lifetime: Duration::from_secs(86_399),
                 attestation_endpoint: "https://attestation.keybond.invalid".into(),
-                require_attestation: false,
+                attestation: AttestationRule::Optional,
                 require_token_bound_header: true,
                 unbound_resources: vec!["https://management.azure.com".into()],
                 location: "emulated".into(),
@@ -115,6 +118,7 @@ impl Default for Builder {
             bind: Ipv4Addr::LOCALHOST.into(),
             ports: [0; 3],
             clock: Arc::new(SystemTime::now),
+            scenarios: Vec::new(),
         }
     }
 }
@@ -200,7 +204,17 @@ impl Builder {
     /// Whether a certificate is issued only to a request with an attestation token; the token
     /// itself is not looked at. Off if not given.
     pub fn require_attestation(mut self, require: bool) -> Self {
-        self.settings.require_attestation = require;
+        self.settings.attestation = if require {
+            AttestationRule::Required
+        } else {
+            AttestationRule::Optional
+        };
+        self
+    }
+
+    /// Plays a scenario as soon as the servers listen. Given more than once, all of them are played.
+    pub fn scenario(mut self, scenario: Scenario) -> Self {
+        self.scenarios.push(scenario);
         self
     }
 
@@ -250,6 +264,7 @@ impl Builder {
 
     fn check(&self) -> Result<(), EmulatorError> {
         let settings = &self.settings;
+        self.scenarios.iter().try_for_each(Scenario::check)?;
         lifetime_seconds("certificate_lifetime", settings.certificate_lifetime)?;
         lifetime_seconds("token_lifetime", settings.token_lifetime)?;
         name("tenant_id", &settings.tenant_id)?;

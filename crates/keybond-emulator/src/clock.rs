@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -14,11 +14,12 @@ use crate::error::EmulatorError;
 /// A source of time.
 pub type ClockSource = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// A source of time and how far it has been moved forward.
+/// A source of time and how far it has been moved.
 #[derive(Clone)]
 pub(crate) struct Clock {
     source: ClockSource,
-    ahead_seconds: Arc<AtomicU64>,
+    /// Negative: behind.
+    ahead_seconds: Arc<AtomicI64>,
 }
 
 impl Clock {
@@ -30,7 +31,13 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> SystemTime {
-        (self.source)() + Duration::from_secs(self.ahead_seconds.load(Ordering::Relaxed))
+        let ahead = self.ahead_seconds.load(Ordering::Relaxed);
+        let (now, by) = ((self.source)(), Duration::from_secs(ahead.unsigned_abs()));
+        if ahead < 0 {
+            now.checked_sub(by).unwrap_or(UNIX_EPOCH)
+        } else {
+            now + by
+        }
     }
 
     /// Whole seconds since 1970.
@@ -41,19 +48,24 @@ impl Clock {
     /// Moves forward by whole seconds; by a century in all at most, so that times stay such as
     /// certificates can hold.
     pub(crate) fn advance(&self, by: Duration) -> Result<(), EmulatorError> {
-        const CENTURY: u64 = 100 * 365 * 86_400;
+        self.shift(i64::try_from(by.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    /// Moves by whole seconds, forward or back; by a century in all at most.
+    pub(crate) fn shift(&self, seconds: i64) -> Result<(), EmulatorError> {
+        const CENTURY: i64 = 100 * 365 * 86_400;
         self.ahead_seconds
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |ahead| {
                 ahead
-                    .checked_add(by.as_secs())
-                    .filter(|ahead| *ahead <= CENTURY)
+                    .checked_add(seconds)
+                    .filter(|ahead| (-CENTURY..=CENTURY).contains(ahead))
             })
             .map(drop)
             .map_err(|ahead| {
                 EmulatorError::invalid(
                     "advance_seconds",
                     format!("at most {} more", CENTURY - ahead),
-                    by.as_secs().to_string(),
+                    seconds.to_string(),
                 )
             })
     }

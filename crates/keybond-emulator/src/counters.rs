@@ -1,13 +1,20 @@
-//! How often each leg was asked.
+//! How often each leg was asked, and for what.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 
-use crate::fault::Leg;
+use crate::{fault::Leg, http_io::Request};
 
 /// Requests per leg since the start or the last reset, faulty and refused ones included.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Counters {
     /// Metadata requests without the `Metadata` header: probes for version 2.
@@ -24,60 +31,132 @@ pub struct Counters {
     pub v1_token: u64,
     /// Instance metadata.
     pub compute: u64,
+    /// The most requests that reached the metadata service within one second of the emulator's
+    /// clock, wherever the second begins.
+    pub imds_peak_per_second: u64,
     /// Tokens asked for at the token service.
     pub token: u64,
+    /// Those of `token` by resource: the scope without `/.default`.
+    pub token_by_resource: BTreeMap<String, u64>,
     /// Key sets and configurations asked for at the token service.
     pub discovery: u64,
-    /// Requests to the vault.
+    /// Requests to the vaults.
     pub vault: u64,
-    /// Requests that followed a redirect into the trap.
+    /// Requests to the vaults whose connection has a client certificate other than the one that the
+    /// token names: versions of a binding were mixed, or the token was stolen.
+    pub mixed_bindings: u64,
+    /// TLS handshakes that were reset on purpose.
+    pub handshakes_reset: u64,
+    /// Requests that followed a redirect or an endpoint into the honeypot.
     pub honeypot: u64,
+    /// Connections to the honeypot, with and without requests.
+    pub honeypot_connections: u64,
+    /// Those of `honeypot` that carried something to steal: a client certificate, an
+    /// `Authorization` header or a body.
+    pub honeypot_credentials: u64,
 }
 
 /// The living counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
     legs: [AtomicU64; 9],
-    bypass_cache: AtomicU64,
-    honeypot: AtomicU64,
+    events: [AtomicU64; 6],
+    resources: Mutex<BTreeMap<String, u64>>,
+    imds: Mutex<Rate>,
+}
+
+/// What is counted beside the requests of each leg.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Event {
+    BypassCache,
+    MixedBinding,
+    HandshakeReset,
+    HoneypotRequest,
+    HoneypotConnection,
+    HoneypotCredential,
+}
+
+/// The requests of the last second, and the most there were.
+#[derive(Debug, Default)]
+struct Rate {
+    recent: VecDeque<SystemTime>,
+    peak: u64,
 }
 
 impl Counting {
-    pub(crate) fn request(&self, leg: Leg) {
+    /// A request has come.
+    pub(crate) fn request(&self, leg: Leg, now: SystemTime) {
         if let Some(index) = index(leg) {
             self.legs[index].fetch_add(1, Ordering::Relaxed);
         }
+        if leg.is_imds() {
+            lock(&self.imds).note(now);
+        }
     }
 
-    pub(crate) fn bypass_cache(&self) {
-        self.bypass_cache.fetch_add(1, Ordering::Relaxed);
+    /// The request could be read: what it asks for.
+    pub(crate) fn content(&self, leg: Leg, request: &Request) {
+        let is = |(name, value): &(String, String)| name == "bypass_cache" && value == "true";
+        if leg == Leg::Issue && request.query.iter().any(is) {
+            self.event(Event::BypassCache);
+        }
+        if leg == Leg::Token {
+            let scope = url::form_urlencoded::parse(&request.body)
+                .find_map(|(name, value)| (name == "scope").then(|| value.into_owned()));
+            if let Some(scope) = scope {
+                let resource = scope.strip_suffix("/.default").unwrap_or(&scope);
+                *lock(&self.resources)
+                    .entry(resource.to_owned())
+                    .or_default() += 1;
+            }
+        }
     }
 
-    pub(crate) fn honeypot(&self) {
-        self.honeypot.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn event(&self, event: Event) {
+        self.events[event as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn snapshot(&self) -> Counters {
         let of = |leg| index(leg).map_or(0, |index| self.legs[index].load(Ordering::Relaxed));
+        let event = |event: Event| self.events[event as usize].load(Ordering::Relaxed);
         Counters {
             probe: of(Leg::Probe),
             metadata: of(Leg::Metadata),
             issue: of(Leg::Issue),
-            issue_bypass_cache: self.bypass_cache.load(Ordering::Relaxed),
+            issue_bypass_cache: event(Event::BypassCache),
             v1_probe: of(Leg::V1Probe),
             v1_token: of(Leg::V1Token),
             compute: of(Leg::Compute),
+            imds_peak_per_second: lock(&self.imds).peak,
             token: of(Leg::Token),
+            token_by_resource: lock(&self.resources).clone(),
             discovery: of(Leg::Discovery),
             vault: of(Leg::Vault),
-            honeypot: self.honeypot.load(Ordering::Relaxed),
+            mixed_bindings: event(Event::MixedBinding),
+            handshakes_reset: event(Event::HandshakeReset),
+            honeypot: event(Event::HoneypotRequest),
+            honeypot_connections: event(Event::HoneypotConnection),
+            honeypot_credentials: event(Event::HoneypotCredential),
         }
     }
 
     pub(crate) fn reset(&self) {
-        for counter in self.legs.iter().chain([&self.bypass_cache, &self.honeypot]) {
+        for counter in self.legs.iter().chain(&self.events) {
             counter.store(0, Ordering::Relaxed);
         }
+        lock(&self.resources).clear();
+        *lock(&self.imds) = Rate::default();
+    }
+}
+
+impl Rate {
+    fn note(&mut self, now: SystemTime) {
+        const WINDOW: Duration = Duration::from_secs(1);
+        // A clock that was moved back leaves times that lie ahead: they are not recent either.
+        self.recent
+            .retain(|at| now.duration_since(*at).is_ok_and(|age| age < WINDOW));
+        self.recent.push_back(now);
+        self.peak = self.peak.max(self.recent.len() as u64);
     }
 }
 
@@ -94,4 +173,30 @@ fn index(leg: Leg) -> Option<usize> {
         Leg::Vault => 8,
         Leg::Imds => return None,
     })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn the_peak_is_that_of_any_second() {
+        let counting = Counting::default();
+        for millis in [0, 400, 900, 1_399, 1_899, 5_000] {
+            let at = UNIX_EPOCH + Duration::from_millis(millis);
+            counting.request(Leg::Metadata, at);
+            counting.request(Leg::Vault, at);
+        }
+        // 400, 900 and 1399 lie within a second, as do 900, 1399 and 1899.
+        assert_eq!(counting.snapshot().imds_peak_per_second, 3);
+        assert_eq!(counting.snapshot().metadata, 6);
+        counting.reset();
+        assert_eq!(counting.snapshot(), Counters::default());
+    }
 }

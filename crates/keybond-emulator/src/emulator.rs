@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin,
+    attestation::AttestationRule,
     builder::Builder,
     clock::Clock,
     counters::Counters,
@@ -21,11 +22,12 @@ use crate::{
     fault::Fault,
     identity::Identity,
     jwt::TokenSigner,
-    server::serve,
-    service::{Role, answer},
+    scenario::Scenario,
+    server::{Server, Transport, serve},
+    service::{Role, admit, answer},
     state::{State, pem},
     tls::server_config,
-    world::{Addresses, World},
+    world::{Addresses, Honeypot, World},
     x509::Authority,
 };
 
@@ -43,9 +45,16 @@ impl Emulator {
     }
 
     pub(crate) async fn start(builder: Builder) -> Result<Self, EmulatorError> {
-        let names = ["imds", "sts", "vault"];
+        let [imds, sts, vault] = builder.ports;
+        let names = [
+            ("imds", imds),
+            ("sts", sts),
+            ("vault", vault),
+            ("honeypot", 0),
+        ];
+        let scenarios = builder.scenarios.clone();
         let mut listeners = Vec::with_capacity(names.len());
-        for (server, port) in names.into_iter().zip(builder.ports) {
+        for (server, port) in names {
             let address = SocketAddr::new(builder.bind, port);
             let listen = async {
                 let listener = TcpListener::bind(address).await?;
@@ -69,13 +78,17 @@ impl Emulator {
         let (world, tls) = tokio::task::spawn_blocking(move || prepare(builder, bind))
             .await
             .map_err(|_| EmulatorError::crypto("preparing keys"))??;
-        let [imds, sts, vault]: [_; 3] = listeners
+        let [imds, sts, vault, honeypot]: [_; 4] = listeners
             .try_into()
-            .map_err(|_| EmulatorError::crypto("counting to three"))?;
+            .map_err(|_| EmulatorError::crypto("counting to four"))?;
         let addresses = Addresses {
             imds: format!("http://{imds_host}:{}", imds.1),
             sts: format!("https://{host}:{}", sts.1),
             vault: format!("https://{host}:{}", vault.1),
+            honeypot: Honeypot {
+                http: format!("http://{host}:{}", honeypot.1),
+                https: format!("https://{host}:{}", honeypot.1),
+            },
         };
         tracing::info!(
             imds = addresses.imds,
@@ -86,15 +99,24 @@ impl Emulator {
         let world = Arc::new(world);
         world.addresses.get_or_init(|| addresses);
         let (stop, stopped) = watch::channel(());
-        let run = |role, name, listener, tls| {
-            let world = world.clone();
-            let service = move |request, peer| answer(world.clone(), role, request, peer);
-            tokio::spawn(serve(name, listener, tls, stopped.clone(), service))
+        for scenario in &scenarios {
+            world.play(scenario)?;
+        }
+        let run = |role: Role, listener, transport| {
+            let (gate, world) = (world.clone(), world.clone());
+            let server = Server {
+                name: role.name(),
+                transport,
+                admit: move || admit(&gate, role),
+                service: move |request, peer| answer(world.clone(), role, request, peer),
+            };
+            tokio::spawn(serve(listener, stopped.clone(), server))
         };
         let servers = vec![
-            run(Role::Imds, "imds", imds.0, None),
-            run(Role::Sts, "sts", sts.0, Some(tls.clone())),
-            run(Role::Vault, "vault", vault.0, Some(tls)),
+            run(Role::Imds, imds.0, Transport::Plain),
+            run(Role::Sts, sts.0, Transport::Tls(tls.clone())),
+            run(Role::Vault, vault.0, Transport::Tls(tls.clone())),
+            run(Role::Honeypot, honeypot.0, Transport::Either(tls)),
         ];
         Ok(Self {
             world,
@@ -117,6 +139,11 @@ impl Emulator {
     /// Where the vault listens: `https://localhost:PORT`.
     pub fn vault_url(&self) -> String {
         self.world.addresses().vault
+    }
+
+    /// Where redirects lead that a fault made: `http://localhost:PORT`. The same port speaks HTTPS.
+    pub fn honeypot_url(&self) -> String {
+        self.world.addresses().honeypot.http
     }
 
     /// The resource to ask a token for so that the vault accepts it.
@@ -165,6 +192,31 @@ impl Emulator {
         self.world.counting.reset();
     }
 
+    /// Plays a scenario from now on: what it says for the start has happened when this returns, the
+    /// rest follows as the emulator's clock goes on.
+    ///
+    /// # Errors
+    /// A step that cannot be done; nothing of the scenario is played then.
+    pub fn play(&self, scenario: &Scenario) -> Result<(), EmulatorError> {
+        self.world.play(scenario)
+    }
+
+    /// The steps of scenarios that are still to come: in how many seconds, and what they are.
+    pub fn steps_to_come(&self) -> Vec<(u64, String)> {
+        self.world.catch_up();
+        self.world.script.list(self.world.clock.epoch())
+    }
+
+    /// Forgets the steps that are still to come. What has happened stays.
+    pub fn forget_steps(&self) {
+        self.world.script.clear();
+    }
+
+    /// Says how `issuecredential` treats attestation tokens from now on.
+    pub fn set_attestation(&self, rule: AttestationRule) {
+        self.world.set_attestation(rule);
+    }
+
     /// Makes a leg misbehave from the next request on. Several faults may be in force at once.
     ///
     /// # Errors
@@ -183,6 +235,7 @@ impl Emulator {
 
     /// The faults in force, with the requests and seconds that are left of them.
     pub fn faults(&self) -> Vec<Fault> {
+        self.world.catch_up();
         self.world.faults.list(self.world.clock.epoch())
     }
 
@@ -193,6 +246,7 @@ impl Emulator {
 
     /// The emulator's time.
     pub fn now(&self) -> SystemTime {
+        self.world.catch_up();
         self.world.clock.now()
     }
 
@@ -229,6 +283,13 @@ impl Emulator {
     /// [`revoke`](Self::revoke) for every certificate issued since the start; how many these were.
     pub fn revoke_all(&self) -> usize {
         self.world.revoke_issued(admin::REVOKED)
+    }
+
+    /// [`revoke_all`](Self::revoke_all), and the metadata service, which keeps certificates, hands
+    /// out revoked ones until it is asked with `bypass_cache=true`: for each identity the request
+    /// of this number gets the first good one; with `None` none ever does.
+    pub fn revoke_until_reissued(&self, reissues: Option<u32>) {
+        self.world.revoke_kept(admin::REVOKED, reissues);
     }
 
     /// Sets a secret of the vault.

@@ -51,7 +51,7 @@ impl Leg {
         }
     }
 
-    const fn is_imds(self) -> bool {
+    pub(crate) const fn is_imds(self) -> bool {
         !matches!(self, Self::Token | Self::Discovery | Self::Vault)
     }
 
@@ -126,7 +126,7 @@ impl Fault {
         })
     }
 
-    fn check(&self) -> Result<(), EmulatorError> {
+    pub(crate) fn check(&self) -> Result<(), EmulatorError> {
         use FaultKind as K;
 
         let fits = match &self.kind {
@@ -139,6 +139,7 @@ impl Fault {
             | K::ForeignStsEndpoint { .. } => self.leg == Leg::Issue,
             K::WrongTokenType | K::Aadsts { .. } => self.leg == Leg::Token,
             K::ClaimsChallenge { .. } => self.leg == Leg::Vault,
+            K::ResetHandshake => matches!(self.leg, Leg::Token | Leg::Vault),
             K::WrongServerHeader | K::NoServerHeader => self.leg.is_imds(),
             _ => true,
         };
@@ -214,6 +215,9 @@ pub enum FaultKind {
     },
     /// Resets the TCP connection instead of answering.
     Reset,
+    /// Token service and vault: resets the TCP connection when the TLS handshake has begun. Each
+    /// connection uses up one of [`Fault::times`].
+    ResetHandshake,
     /// IMDS: says in `Server` that it is something else.
     WrongServerHeader,
     /// IMDS: does not say who it is.
@@ -338,6 +342,7 @@ impl FaultBoard {
         pins.retain(|pin| pin.in_force(now));
         pins.iter_mut()
             .filter(|pin| pin.fault.leg.covers(leg))
+            .filter(|pin| pin.fault.kind != FaultKind::ResetHandshake)
             .filter_map(|pin| {
                 if let Some(left) = &mut pin.left {
                     *left -= 1;
@@ -354,6 +359,25 @@ impl FaultBoard {
                 Some(pin.fault.kind.clone())
             })
             .collect()
+    }
+
+    /// Whether the TLS handshake of a connection for this leg is to be reset; if so, that is used
+    /// up by one.
+    pub(crate) fn strikes_handshake(&self, leg: Leg, now: u64) -> bool {
+        let mut pins = self.pins();
+        pins.retain(|pin| pin.in_force(now));
+        let struck = pins
+            .iter_mut()
+            .find(|pin| pin.fault.leg == leg && pin.fault.kind == FaultKind::ResetHandshake);
+        match struck {
+            Some(pin) => {
+                if let Some(left) = &mut pin.left {
+                    *left -= 1;
+                }
+                true
+            }
+            None => false,
+        }
     }
 
     fn pins(&self) -> std::sync::MutexGuard<'_, Vec<Pinned>> {

@@ -54,15 +54,19 @@
 //!
 //! # Faults
 //!
+//! A [`Scenario`] says in a few words what happens when: `410 for 60s`, `after 10m: revoke once`.
+//! [`Emulator::play`] plays it, as does [`Builder::scenario`] from the start. Below it,
 //! [`Emulator::inject`] makes a leg misbehave: see [`FaultKind`]. With [`Emulator::advance_clock`],
 //! [`Emulator::set_certificate_lifetime`], [`Emulator::revoke`] and [`Emulator::counters`] whole
-//! scenarios can be played without waiting; [`Fault::list_from_json`] reads them from a file.
+//! scenarios can be played without waiting.
 //!
 //! The same is there for other processes, as JSON under `/_emulator/` on the IMDS port:
 //!
 //! | request | does |
 //! |---|---|
 //! | `GET` `counters`, `DELETE` `counters` | [`Counters`]; counts from zero again |
+//! | `POST` `scenario` | plays a [`Scenario`], given as its text |
+//! | `GET` `scenario`, `DELETE` `scenario` | the steps still to come; forgets them |
 //! | `GET` `faults`, `DELETE` `faults` | the faults in force; ends them |
 //! | `POST` `faults` | injects one [`Fault`] or an array of them |
 //! | `GET` `clock`, `POST` `clock` `{"advance_seconds":n}` | the time; moves it forward |
@@ -70,11 +74,12 @@
 //! | `POST` `revoke` `{"x5t#S256":"…","code":n}` | revokes one certificate, or all issued so far; refused with AADSTS1000610 or `code` (0: none) |
 //! | `GET` `ca.pem`, `GET` `env?shell=sh` | the authority; the environment for `sh`, `powershell`, `docker` |
 //!
-//! Injected redirects and plain-text endpoints lead to `/_emulator/honeypot`, which only counts:
-//! [`Counters::honeypot`] must stay 0.
+//! Injected redirects and plain-text endpoints lead to the honeypot, a listener of its own for HTTP
+//! and HTTPS, which only counts: [`Counters::honeypot`] must stay 0.
 #![forbid(unsafe_code)]
 
 mod admin;
+mod attestation;
 mod builder;
 mod clock;
 mod counters;
@@ -89,6 +94,7 @@ mod identity;
 mod imds;
 mod jwt;
 mod oid;
+mod scenario;
 mod server;
 mod service;
 mod state;
@@ -98,6 +104,7 @@ mod vault;
 mod world;
 mod x509;
 
+pub use attestation::AttestationRule;
 pub use builder::Builder;
 pub use clock::ClockSource;
 pub use counters::Counters;
@@ -108,3 +115,4 @@ pub use env::Shell;
 pub use error::EmulatorError;
 pub use fault::{Fault, FaultKind, Leg};
 pub use identity::{Identity, IdentityKind, Profile};
+pub use scenario::{Directive, Scenario, Step};

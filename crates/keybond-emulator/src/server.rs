@@ -28,6 +28,9 @@ use crate::http_io::ReplyBody;
 /// How long a client may take for the TLS handshake or for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The first byte of a TLS connection (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
+
 /// What a service knows about the connection of a request.
 #[derive(Clone)]
 pub(crate) struct Peer {
@@ -49,17 +52,38 @@ impl Peer {
     }
 }
 
+/// What connections speak before there is HTTP.
+#[derive(Clone)]
+pub(crate) enum Transport {
+    Plain,
+    Tls(TlsAcceptor),
+    /// Whichever the client begins with.
+    Either(TlsAcceptor),
+}
+
+/// What is served.
+#[derive(Clone)]
+pub(crate) struct Server<A, S> {
+    /// For logs.
+    pub(crate) name: &'static str,
+    pub(crate) transport: Transport,
+    /// Whether a connection that has sent its first byte may go on; else it is reset.
+    pub(crate) admit: A,
+    /// Answers one request.
+    pub(crate) service: S,
+}
+
 /// Serves until told to stop, or until the task is aborted; its connections end with it.
-pub(crate) async fn serve<S, F>(
-    name: &'static str,
+pub(crate) async fn serve<A, S, F>(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
     mut stop: watch::Receiver<()>,
-    service: S,
+    server: Server<A, S>,
 ) where
+    A: Fn() -> bool + Clone + Send + 'static,
     S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
 {
+    let name = server.name;
     let mut connections = JoinSet::new();
     loop {
         let tcp = tokio::select! {
@@ -81,21 +105,42 @@ pub(crate) async fn serve<S, F>(
                 continue;
             }
         };
-        connections.spawn(connection(name, tcp, tls.clone(), service.clone()));
+        connections.spawn(connection(tcp, server.clone()));
     }
     drop(listener);
     connections.shutdown().await;
 }
 
-async fn connection<S, F>(name: &'static str, tcp: TcpStream, tls: Option<TlsAcceptor>, service: S)
+async fn connection<A, S, F>(tcp: TcpStream, server: Server<A, S>)
 where
+    A: Fn() -> bool,
     S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
 {
+    let Server {
+        name,
+        transport,
+        admit,
+        service,
+    } = server;
     let reset = Arc::new(AtomicBool::new(false));
     let wire = Wire {
         tcp,
         reset: reset.clone(),
+    };
+    let mut first = [0];
+    match tokio::time::timeout(PATIENCE, wire.tcp.peek(&mut first)).await {
+        Ok(Ok(1)) => {}
+        _ => return,
+    }
+    if !admit() {
+        reset.store(true, Ordering::Relaxed);
+        return;
+    }
+    let tls = match transport {
+        Transport::Tls(tls) => Some(tls),
+        Transport::Either(tls) if first == [HANDSHAKE] => Some(tls),
+        Transport::Either(_) | Transport::Plain => None,
     };
     let Some(tls) = tls else {
         let peer = Peer {
@@ -233,7 +278,13 @@ mod tests {
                 _ => Ok(Reply::bytes(StatusCode::OK, "text/plain", "fine").into_response()),
             }
         };
-        let server = tokio::spawn(serve("test", listener, None, stopped, service));
+        let server = Server {
+            name: "test",
+            transport: Transport::Plain,
+            admit: || true,
+            service,
+        };
+        let server = tokio::spawn(serve(listener, stopped, server));
         assert_eq!(ask(address, "/panic").await.unwrap(), "");
         assert_eq!(
             ask(address, "/reset").await.unwrap_err().kind(),

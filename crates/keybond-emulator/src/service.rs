@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::{
     admin,
+    counters::Event,
     fault::{FaultKind, Leg},
     http_io::{Content, Reply, ReplyBody, Request},
     imds,
@@ -28,6 +29,44 @@ pub(crate) enum Role {
     Imds,
     Sts,
     Vault,
+    /// The trap for those who follow redirects.
+    Honeypot,
+}
+
+impl Role {
+    /// The server's name in logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Imds => "imds",
+            Self::Sts => "sts",
+            Self::Vault => "vault",
+            Self::Honeypot => "honeypot",
+        }
+    }
+
+    /// The leg whose faults befall connections, before there are requests.
+    const fn connection_leg(self) -> Option<Leg> {
+        match self {
+            Self::Sts => Some(Leg::Token),
+            Self::Vault => Some(Leg::Vault),
+            Self::Imds | Self::Honeypot => None,
+        }
+    }
+}
+
+/// Whether a connection's TLS handshake, which has begun, is to go on.
+pub(crate) fn admit(world: &World, role: Role) -> bool {
+    world.catch_up();
+    if role == Role::Honeypot {
+        world.counting.event(Event::HoneypotConnection);
+    }
+    let struck = role
+        .connection_leg()
+        .is_some_and(|leg| world.faults.strikes_handshake(leg, world.clock.epoch()));
+    if struck {
+        world.counting.event(Event::HandshakeReset);
+    }
+    !struck
 }
 
 /// Answers one request.
@@ -37,7 +76,11 @@ pub(crate) async fn answer(
     request: hyper::Request<Incoming>,
     peer: Peer,
 ) -> Result<Response<ReplyBody>, ResetWanted> {
+    world.catch_up();
     let path = request.uri().path().to_owned();
+    if role == Role::Honeypot {
+        return Ok(trapped(&world, request, &peer).await.into_response());
+    }
     if role == Role::Imds && admin::owns(&path) {
         let reply = match read(request, &peer).await {
             Ok(request) => admin::answer(&world, &request),
@@ -50,14 +93,20 @@ pub(crate) async fn answer(
         Role::Imds => imds::leg(&path, request.headers()),
         Role::Sts => Some(sts::leg(request.method(), &path)),
         Role::Vault => Some(Leg::Vault),
+        Role::Honeypot => None,
     };
     let faults = match leg {
         Some(leg) => {
-            world.counting.request(leg);
+            world.counting.request(leg, world.clock.now());
             world.faults.strike(leg, world.clock.epoch())
         }
         None => Vec::new(),
     };
+    // Read before anything else befalls it: what was asked for counts, whatever is answered.
+    let request = read(request, &peer).await;
+    if let (Some(leg), Ok(request)) = (leg, &request) {
+        world.counting.content(leg, request);
+    }
     for fault in &faults {
         if let FaultKind::Slow { millis } = fault {
             tokio::time::sleep(Duration::from_millis(*millis)).await;
@@ -67,13 +116,13 @@ pub(crate) async fn answer(
         return Err(peer.reset());
     }
     let name = leg.map_or("none", Leg::name);
-    let mut reply = match faults.iter().find_map(|fault| instead(&world, fault)) {
+    let mut reply = match faults.iter().find_map(|fault| instead(&world, role, fault)) {
         Some(reply) => reply,
-        None => match read(request, &peer).await {
+        None => match request {
             Ok(request) => match role {
-                Role::Imds => imds::answer(&world, leg, &request, &faults),
                 Role::Sts => sts::answer(&world, &request, &faults),
                 Role::Vault => vault::answer(&world, &request, &faults),
+                _ => imds::answer(&world, leg, &request, &faults),
             },
             Err(refusal) => refusal,
         },
@@ -92,8 +141,27 @@ pub(crate) async fn answer(
     Ok(reply.into_response())
 }
 
+/// Counts who fell into the trap, and whether there was something to steal.
+async fn trapped(world: &World, request: hyper::Request<Incoming>, peer: &Peer) -> Reply {
+    world.counting.event(Event::HoneypotRequest);
+    let request = read(request, peer).await;
+    let credential = request.as_ref().is_ok_and(|request| {
+        request.certificate.is_some()
+            || request.headers.contains_key("authorization")
+            || !request.body.is_empty()
+    });
+    if credential || request.is_err() {
+        world.counting.event(Event::HoneypotCredential);
+    }
+    Reply::error(
+        StatusCode::FORBIDDEN,
+        "honeypot",
+        "A client that comes here followed a redirect or an endpoint it must not follow",
+    )
+}
+
 /// The reply of a fault that takes the place of the service.
-fn instead(world: &World, fault: &FaultKind) -> Option<Reply> {
+fn instead(world: &World, role: Role, fault: &FaultKind) -> Option<Reply> {
     const JSON: &str = "application/json; charset=utf-8";
     Some(match fault {
         FaultKind::Status {
@@ -110,7 +178,12 @@ fn instead(world: &World, fault: &FaultKind) -> Option<Reply> {
             ..Reply::ok(Value::Null)
         },
         FaultKind::Redirect { status, location } => {
-            let trap = format!("{}{}", world.addresses().imds, admin::HONEYPOT);
+            // Of the same scheme as the leg, so that whoever follows at all follows there.
+            let honeypot = world.addresses().honeypot;
+            let trap = match role {
+                Role::Imds => honeypot.http,
+                _ => honeypot.https,
+            };
             let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::TEMPORARY_REDIRECT);
             Reply::bytes(status, "text/plain", "")
                 .with_header("location", location.as_deref().unwrap_or(&trap))

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
+    counters::Event,
     fault::FaultKind,
     http_io::{Reply, Request},
     jwt::thumbprint,
@@ -186,6 +187,7 @@ fn authorize(world: &World, request: &Request) -> Result<(), Reply> {
         return Err(denied(NO_CERTIFICATE));
     };
     if thumbprint(presented) != *bound {
+        world.counting.event(Event::MixedBinding);
         return Err(denied(&format!(
             "{OTHER_CERTIFICATE} The certificate of the connection is not the one that the \
              token's cnf claim names."

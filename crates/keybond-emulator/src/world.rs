@@ -12,12 +12,14 @@ use std::{
 use aws_lc_rs::rand::{self, SystemRandom};
 
 use crate::{
+    attestation::{AttestationRule, CurrentRule},
     builder::Settings,
     clock::Clock,
     counters::Counting,
     error::EmulatorError,
     fault::FaultBoard,
     jwt::TokenSigner,
+    scenario::{Scenario, Script},
     state::{Secret, Secrets, State},
     x509::Authority,
 };
@@ -30,6 +32,7 @@ pub(crate) struct World {
     pub(crate) signer: TokenSigner,
     pub(crate) faults: FaultBoard,
     pub(crate) counting: Counting,
+    pub(crate) script: Script,
     pub(crate) state: State,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Seconds.
@@ -38,6 +41,7 @@ pub(crate) struct World {
     token_lifetime: AtomicU64,
     secrets: Mutex<Secrets>,
     register: Mutex<Register>,
+    attestation: CurrentRule,
 }
 
 /// Where the servers are reached, without a slash at the end.
@@ -46,6 +50,14 @@ pub(crate) struct Addresses {
     pub(crate) imds: String,
     pub(crate) sts: String,
     pub(crate) vault: String,
+    pub(crate) honeypot: Honeypot,
+}
+
+/// The trap's two doors: one port that speaks HTTP and HTTPS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Honeypot {
+    pub(crate) http: String,
+    pub(crate) https: String,
 }
 
 /// Certificates issued and revoked, by `x5t#S256`.
@@ -53,6 +65,17 @@ pub(crate) struct Addresses {
 struct Register {
     issued: Vec<String>,
     revoked: HashMap<String, u32>,
+    revocation: Option<Revocation>,
+}
+
+/// A revocation of the certificates that the metadata service keeps.
+struct Revocation {
+    code: u32,
+    /// How many requests around what is kept an identity needs until it gets a good certificate;
+    /// `None`: there is none.
+    reissues: Option<u32>,
+    /// How many there were, by client id.
+    asked: HashMap<String, u32>,
 }
 
 impl World {
@@ -82,12 +105,14 @@ impl World {
         Ok(Self {
             certificate_lifetime: AtomicU64::new(settings.certificate_lifetime.as_secs()),
             token_lifetime: AtomicU64::new(settings.token_lifetime.as_secs()),
+            attestation: CurrentRule::new(settings.attestation),
             settings,
             clock,
             authority,
             signer,
             faults: FaultBoard::default(),
             counting: Counting::default(),
+            script: Script::default(),
             state,
             addresses: OnceLock::new(),
             secrets: Mutex::new(secrets),
@@ -101,6 +126,7 @@ impl World {
             imds: String::new(),
             sts: String::new(),
             vault: String::new(),
+            honeypot: Honeypot::default(),
         })
     }
 
@@ -145,8 +171,39 @@ impl World {
         Ok(secret)
     }
 
-    pub(crate) fn note_issued(&self, thumbprint: String) {
-        lock(&self.register).issued.push(thumbprint);
+    pub(crate) fn attestation(&self) -> AttestationRule {
+        self.attestation.get()
+    }
+
+    pub(crate) fn set_attestation(&self, rule: AttestationRule) {
+        self.attestation.set(rule);
+    }
+
+    /// Plays a scenario from now on; what is due at once has happened when this returns.
+    pub(crate) fn play(&self, scenario: &Scenario) -> Result<(), EmulatorError> {
+        self.script.add(scenario, self.clock.epoch())?;
+        self.script.play(self);
+        Ok(())
+    }
+
+    /// Lets happen what scenarios have made due by now.
+    pub(crate) fn catch_up(&self) {
+        self.script.play(self);
+    }
+
+    /// Enters a new certificate; `fresh` if the metadata service was told not to use what it keeps.
+    /// While a revocation lasts the certificate may be revoked from the start.
+    pub(crate) fn note_issued(&self, thumbprint: String, client_id: &str, fresh: bool) {
+        let mut register = lock(&self.register);
+        if let Some(revocation) = &mut register.revocation {
+            let code = revocation.code;
+            let asked = revocation.asked.entry(client_id.to_owned()).or_default();
+            *asked = asked.saturating_add(u32::from(fresh));
+            if revocation.reissues.is_none_or(|needed| *asked < needed) {
+                register.revoked.insert(thumbprint.clone(), code);
+            }
+        }
+        register.issued.push(thumbprint);
     }
 
     pub(crate) fn revoke(&self, thumbprint: &str, code: u32) {
@@ -164,6 +221,17 @@ impl World {
             .revoked
             .extend(issued.into_iter().map(|thumbprint| (thumbprint, code)));
         count
+    }
+
+    /// Revokes what was issued and what the metadata service keeps, until an identity has asked so
+    /// often around it.
+    pub(crate) fn revoke_kept(&self, code: u32, reissues: Option<u32>) {
+        self.revoke_issued(code);
+        lock(&self.register).revocation = Some(Revocation {
+            code,
+            reissues,
+            asked: HashMap::new(),
+        });
     }
 
     /// The AADSTS code with which a revoked certificate is refused.

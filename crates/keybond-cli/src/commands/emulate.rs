@@ -1,8 +1,8 @@
 //! `keybond emulate`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use keybond_emulator::{Emulator, Shell};
+use keybond_emulator::{Emulator, EmulatorError, Scenario, Shell};
 use serde_json::json;
 
 use super::{print_json, write_out};
@@ -16,6 +16,9 @@ pub(crate) async fn run(args: &EmulateArgs, json: bool) -> Result<ExitCode, Fail
     let mut builder = Emulator::builder().ports(imds, sts, vault);
     if let Some(dir) = &args.state {
         builder = builder.state_dir(dir);
+    }
+    if let Some(file) = &args.scenario {
+        builder = builder.scenario(scenario(file)?);
     }
     let emulator = builder.start().await?;
     if json {
@@ -43,6 +46,19 @@ pub(crate) async fn run(args: &EmulateArgs, json: bool) -> Result<ExitCode, Fail
     Ok(ExitCode::SUCCESS)
 }
 
+fn scenario(file: &Path) -> Result<Scenario, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::io(&format!("cannot read {}", file.display()), &error))?;
+    text.parse().map_err(|error: EmulatorError| {
+        Failure::new(
+            Kind::Usage,
+            "usage",
+            format!("{}: {error}", file.display()),
+            "Correct the line; docs/emulator.md lists the events.",
+        )
+    })
+}
+
 fn lines(emulator: &Emulator, shell: ShellArg) -> String {
     emulator.env_lines(match shell {
         ShellArg::Sh => Shell::Sh,
@@ -67,8 +83,8 @@ async fn wait_for_end() -> Result<(), Failure> {
     tokio::signal::ctrl_c().await.map_err(failed)
 }
 
-impl From<keybond_emulator::EmulatorError> for Failure {
-    fn from(error: keybond_emulator::EmulatorError) -> Self {
+impl From<EmulatorError> for Failure {
+    fn from(error: EmulatorError) -> Self {
         Self::new(
             Kind::Failed,
             error.code(),

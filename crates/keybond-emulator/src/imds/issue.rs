@@ -12,7 +12,7 @@ use super::{
     query::{Query, Rules},
 };
 use crate::{
-    admin,
+    attestation::AttestationRule,
     csr::{Csr, CsrRules},
     der::DerError,
     fault::FaultKind,
@@ -47,11 +47,11 @@ pub(super) fn answer(
             others: &["bypass_cache"],
         },
     )?;
-    match query.get("bypass_cache") {
-        None | Some("false") => {}
-        Some("true") => world.counting.bypass_cache(),
+    let fresh = match query.get("bypass_cache") {
+        None | Some("false") => false,
+        Some("true") => true,
         Some(_) => return Err(invalid("'bypass_cache' must be 'true' or 'false'")),
-    }
+    };
     let identity = identity(world, &query)?;
     if request.media_type() != "application/json" {
         return Err(invalid("Content-Type must be application/json"));
@@ -62,10 +62,16 @@ pub(super) fn answer(
         .attestation_token
         .as_deref()
         .is_some_and(|token| !token.is_empty());
-    if world.settings.require_attestation && !attested {
-        return Err(invalid(
-            "Attestation Token is missing / empty in the issue credential request",
-        ));
+    match world.attestation() {
+        AttestationRule::Required if !attested => {
+            return Err(invalid(
+                "Attestation Token is missing / empty in the issue credential request",
+            ));
+        }
+        AttestationRule::Refused if attested => {
+            return Err(invalid("The attestation token is not accepted"));
+        }
+        _ => {}
     }
     let der = decode(&asked.csr)?;
     let csr = Csr::parse(
@@ -77,7 +83,7 @@ pub(super) fn answer(
         },
     )
     .map_err(|error| refused_csr(&error))?;
-    certify(world, identity, &csr, faults).map_err(|error| internal(&error))
+    certify(world, identity, &csr, fresh, faults).map_err(|error| internal(&error))
 }
 
 /// One line of standard base64.
@@ -116,6 +122,7 @@ fn certify(
     world: &World,
     identity: &Identity,
     csr: &Csr,
+    fresh: bool,
     faults: &[FaultKind],
 ) -> Result<Reply, crate::EmulatorError> {
     const STRANGER: &str = "a0000000-0000-4000-8000-0000000000ff";
@@ -137,7 +144,7 @@ fn certify(
             FaultKind::Expired => (not_before, not_after) = (now - 2 * HOUR, now - HOUR),
             FaultKind::NotYetValid => (not_before, not_after) = (now + HOUR, now + HOUR + lifetime),
             FaultKind::HttpStsEndpoint => {
-                endpoint = format!("{}{}", addresses.imds, admin::HONEYPOT);
+                endpoint.clone_from(&addresses.honeypot.http);
             }
             FaultKind::ForeignStsEndpoint { host } => endpoint = format!("https://{host}"),
             _ => {}
@@ -150,7 +157,7 @@ fn certify(
         not_before,
         not_after,
     })?;
-    world.note_issued(thumbprint(&certificate));
+    world.note_issued(thumbprint(&certificate), &identity.client_id, fresh);
     Ok(Reply::ok(json!({
         "client_id": identity.client_id,
         "tenant_id": world.settings.tenant_id,
