@@ -34,6 +34,9 @@ pub struct Considered {
     pub tier: Tier,
     /// What it said.
     pub outcome: Outcome,
+    /// Facts about its device and the key in it, asked for by a probe alone; in the order to print them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<(String, String)>,
     /// How often it was asked.
     pub attempts: u32,
     /// How long all attempts took together (milliseconds in JSON).
@@ -120,7 +123,11 @@ impl fmt::Display for Considered {
         if self.attempts > 1 {
             write!(f, " after {} attempts", self.attempts)?;
         }
-        write!(f, " ({:.1} ms)", self.elapsed.as_secs_f64() * 1e3)
+        write!(f, " ({:.1} ms)", self.elapsed.as_secs_f64() * 1e3)?;
+        for (name, value) in &self.details {
+            write!(f, "\n{:20} {name}={value}", "")?;
+        }
+        Ok(())
     }
 }
 

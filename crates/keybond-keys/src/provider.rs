@@ -351,10 +351,14 @@ impl Stores {
     async fn probe(&self, entry: &Entry) -> Considered {
         let id = entry.store.id();
         let started = Instant::now();
+        let mut details = Vec::new();
         let (outcome, attempts) = match self.settings.policy.refusal(id) {
             Some(refusal) => (Outcome::Skipped(refusal), 0),
-            None => match self.reachable(entry).await {
-                Ok(()) => (Outcome::Available, 1),
+            None => match self.described(entry).await {
+                Ok(facts) => {
+                    details = facts;
+                    (Outcome::Available, 1)
+                }
                 Err(refusal) => (Outcome::Skipped(refusal), 1),
             },
         };
@@ -362,9 +366,21 @@ impl Stores {
             store: id,
             tier: id.tier(),
             outcome,
+            details,
             attempts,
             elapsed: started.elapsed(),
         }
+    }
+
+    /// What a reachable store says about its device and the key in it.
+    async fn described(&self, entry: &Entry) -> Result<Vec<(String, String)>, Unavailable> {
+        self.reachable(entry).await?;
+        // Without a name for the slot in use there is still a device to describe.
+        let name = self.name().unwrap_or_else(|_| self.settings.name.clone());
+        let store = Arc::clone(&entry.store);
+        let deadline = self.settings.open_deadline;
+        let facts = entry.offload.run(deadline, move || store.describe(&name));
+        walk::flatten(entry.store.id(), facts.await)
     }
 
     async fn reachable(&self, entry: &Entry) -> Result<(), Unavailable> {

@@ -52,6 +52,13 @@ pub trait KeyStore: Send + Sync + 'static {
     /// Whether the store could hold a key now, without making one. A definite "no" takes milliseconds.
     fn probe(&self) -> Result<(), Unavailable>;
 
+    /// What there is to know about the device, and about the key called `name` if there is one, without making
+    /// one: for people, in the order to print it. An error means that the store cannot hold a usable key.
+    fn describe(&self, name: &KeyName) -> Result<Vec<(String, String)>, Unavailable> {
+        let _ = name;
+        Ok(Vec::new())
+    }
+
     /// Opens the key called `name`. `Ok(None)` means that there certainly is none; anything uncertain
     /// (no permission, busy, damaged, made by another device) is an [`Unavailable`].
     fn open(&self, name: &KeyName) -> Result<Option<Box<dyn StoredKey>>, Unavailable>;

@@ -2,13 +2,20 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use keybond_keys::{
     KeyEvent, KeyProvider, KeyProviderBuilder, MemoryStore, Origin, Reason, SignatureScheme,
     StateDir, StoreId, Strength, Tpm2Store,
 };
-use keybond_testkit::{Shim, Swtpm, old_pss};
+use keybond_testkit::{Action, Shim, Swtpm, old_pss, response_code};
 
 fn builder(address: &str, state: &Path) -> KeyProviderBuilder {
     let state = StateDir::open(state).unwrap();
@@ -118,6 +125,42 @@ async fn a_chip_with_another_salt_still_offers_strict_pss() {
         details.contains(&("pss".into(), "synthesised".into())),
         "{details:?}"
     );
+}
+
+#[tokio::test]
+async fn a_chip_that_cannot_sign_pss_at_all_is_skipped_with_that_reason() {
+    let tpm = Swtpm::start().unwrap();
+    let created = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&created);
+    // Another salt, and no raw RSA.
+    let chip = Shim::start(&tpm.socket(), move |command| {
+        match (old_pss(command), command.get(6..10)) {
+            (_, Some([0, 0, 1, 0x59])) => Action::Answer(response_code(0x143)),
+            (other, Some([0, 0, 1, 0x53])) => {
+                count.fetch_add(1, Ordering::SeqCst);
+                other
+            }
+            (other, _) => other,
+        }
+    })
+    .unwrap();
+    let state = tpm.dir().join("keybond");
+    for _ in 0..2 {
+        let provider = builder(&chip.address(), &state).build();
+        let key = provider.get_or_create_key().await.unwrap();
+        assert_eq!(key.store(), StoreId::Memory);
+        assert!(!key.decision().provisional);
+        let refusal = key.decision().refusals().next().unwrap().clone();
+        assert_eq!(
+            (refusal.store, refusal.reason),
+            (StoreId::Tpm2, Reason::NotSupported)
+        );
+        assert!(refusal.detail.contains("cannot sign PSS"), "{refusal}");
+        let probed = provider.probe().await.to_string();
+        assert!(probed.contains("cannot sign PSS"), "{probed}");
+    }
+    // With and without raw RSA, and never again.
+    assert_eq!(created.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

@@ -282,7 +282,7 @@ impl TpmError {
             Self::PinRequired => "Give the PIN that the key was made with.".into(),
             Self::PublicMismatch { .. } => "Restore the key file, or remove it to get a new key.".into(),
             Self::PssUnavailable { .. } => {
-                "Make a new key that also allows raw RSA, or use PKCS#1 signatures.".into()
+                "If the key came from elsewhere, move it away: a key made here also allows raw RSA where that helps.".into()
             }
             Self::KeyFile(error) => error.remedy().into(),
             Self::Local { .. } => "Check the system's limits on threads and memory.".into(),

@@ -107,13 +107,23 @@ impl LoadedKey {
         }
         match scheme {
             Scheme::Pkcs1(_) => self.native(scheme, digest),
-            Scheme::Pss(hash) => match self.tested_pss()? {
-                (PssMode::Native, _) => self.native(scheme, digest),
-                (PssMode::Synthesised, _) => self.synthesised(hash, digest),
-                (PssMode::Unavailable, cause) => Err(TpmError::PssUnavailable {
-                    cause: cause.clone(),
-                }),
+            Scheme::Pss(hash) => match self.require_pss()? {
+                PssMode::Synthesised => self.synthesised(hash, digest),
+                _ => self.native(scheme, digest),
             },
+        }
+    }
+
+    /// [`LoadedKey::pss_mode`] of a key that makes PSS signatures at all.
+    ///
+    /// # Errors
+    /// [`TpmError::PssUnavailable`] with the cause if it makes none; [`TpmError`]
+    pub fn require_pss(&self) -> Result<PssMode, TpmError> {
+        match self.tested_pss()? {
+            (PssMode::Unavailable, cause) => Err(TpmError::PssUnavailable {
+                cause: cause.clone(),
+            }),
+            (mode, _) => Ok(*mode),
         }
     }
 

@@ -146,6 +146,7 @@ impl Stores {
                 store: id,
                 tier: id.tier(),
                 outcome,
+                details: Vec::new(),
                 attempts,
                 elapsed: started.elapsed(),
             });

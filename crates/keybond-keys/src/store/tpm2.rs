@@ -12,8 +12,8 @@ use std::{
 };
 
 use keybond_tpm::{
-    Existing, Hash, KeyBlob, KeyRequest, LoadedKey, PssMode, RsaPublic, Scheme, Tpm, TpmAddress,
-    TpmError, TpmOptions,
+    Existing, Hash, KeyBlob, KeyRequest, LoadedKey, RsaPublic, Scheme, Tpm, TpmAddress, TpmError,
+    TpmOptions,
 };
 
 use self::refusals::{does_not_take, explain, refusal, state_refusal};
@@ -136,6 +136,22 @@ impl KeyStore for Tpm2Store {
         self.tpm().map(drop)
     }
 
+    fn describe(&self, name: &KeyName) -> Result<Vec<(String, String)>, Unavailable> {
+        let tpm = self.tpm()?;
+        let mut details = vec![
+            detail("tpm", tpm.identity().to_string()),
+            detail("address", tpm.address().to_string()),
+        ];
+        // What is wrong with a key file, opening it tells; the TPM is no worse for it.
+        if let Ok(key) = KeyBlob::load(&self.key_file(name)).map_err(TpmError::from)
+            && let Ok(key) = tpm.load(&key)
+        {
+            let mode = signs_pss(key)?.pss_mode().map_err(refusal)?;
+            details.push(detail("pss", mode.to_string()));
+        }
+        Ok(details)
+    }
+
     fn open(&self, name: &KeyName) -> Result<Option<Box<dyn StoredKey>>, Unavailable> {
         // Without a TPM a key file says nothing; it must not look lost then.
         let tpm = self.tpm()?;
@@ -159,6 +175,7 @@ impl KeyStore for Tpm2Store {
             Some(record) if record.pss_mode() == Ok(mode) => record,
             _ => self.write_record(name, &key)?,
         };
+        let key = signs_pss(key)?;
         Ok(Some(Box::new(Tpm2Key { key, file, record })))
     }
 
@@ -184,6 +201,8 @@ impl KeyStore for Tpm2Store {
             Err(error) => return Err(refusal(error)),
         }
         let record = self.write_record(name, &key)?;
+        // The file stays: it saves the next attempt the making of two keys, and firmware may learn.
+        let key = signs_pss(key)?;
         Ok(Box::new(Tpm2Key { key, file, record }))
     }
 
@@ -219,11 +238,7 @@ impl StoredKey for Tpm2Key {
     }
 
     fn schemes(&self) -> Vec<SignatureScheme> {
-        let pss = !matches!(self.key.pss_mode(), Ok(PssMode::Unavailable));
-        SignatureScheme::ALL
-            .into_iter()
-            .filter(|scheme| pss || !scheme.is_pss())
-            .collect()
+        SignatureScheme::ALL.into()
     }
 
     fn sign_digest(&self, scheme: SignatureScheme, digest: &[u8]) -> Result<Vec<u8>, Unavailable> {
@@ -247,7 +262,6 @@ impl StoredKey for Tpm2Key {
         let bound = attributes.fixed_tpm() && attributes.fixed_parent();
         let identity = self.key.tpm().identity();
         let pss = self.key.pss_mode().map_err(refusal)?;
-        let detail = |name: &str, value: String| (name.to_owned(), value);
         Ok(KeyProperties {
             isolation: Isolation::Device,
             origin: if attributes.sensitive_data_origin() {
@@ -273,6 +287,17 @@ impl StoredKey for Tpm2Key {
             keybond_tpm::ExportAttempt::Refused(code) => ExportAttempt::Refused(code.to_string()),
         })
     }
+}
+
+/// A key, unless neither the TPM nor raw RSA gives it PSS: certificate requests, TLS 1.3 and JWTs need that, and a
+/// weaker store serves them better than a key that cannot.
+fn signs_pss(key: LoadedKey) -> Result<LoadedKey, Unavailable> {
+    key.require_pss().map_err(refusal)?;
+    Ok(key)
+}
+
+fn detail(name: &str, value: String) -> (String, String) {
+    (name.to_owned(), value)
 }
 
 fn key_file(name: &KeyName) -> String {
