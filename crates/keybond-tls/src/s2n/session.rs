@@ -7,12 +7,13 @@
 //!    decrypted byte waits inside s2n: a wipe loses all three.
 //! 3. Application data that arrives during a renegotiation waits in `early`, in order, before anything read later.
 //! 4. After a wipe and until the new handshake is over, nothing is sent but that handshake.
-//! 5. A TLS failure is final for both directions; a socket that cannot send may still have something to read.
+//! 5. A TLS failure is final for both directions. A peer that is gone may have left something to read, its reason
+//!    above all: a writer learns of the loss when that is read, or when nobody reads.
 
 use std::{
     collections::VecDeque,
     future::poll_fn,
-    mem,
+    io, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -57,6 +58,7 @@ pub(super) struct Session<S> {
     early: VecDeque<u8>,
     running: Option<Renegotiation>,
     warned: bool,
+    has_reader: bool,
     info: TlsInfo,
     failure: Option<TlsError>,
 }
@@ -86,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             early: VecDeque::new(),
             running: None,
             warned: false,
+            has_reader: false,
             info: TlsInfo {
                 version: TlsVersion::Tls12,
                 cipher_suite: String::new(),
@@ -121,15 +124,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, TlsError>> {
+        self.has_reader = true;
         loop {
             if !self.early.is_empty() {
-                if self.early.len() >= EARLY {
-                    // Whoever drives the renegotiation waits for room.
-                    context.waker().wake_by_ref();
-                }
                 let (front, _) = self.early.as_slices();
                 let count = front.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&front[..count]);
+                if self.early.len() >= EARLY || self.early.len() == count {
+                    // Whoever drives a renegotiation waits for room, a writer without a peer for the end of it.
+                    context.waker().wake_by_ref();
+                }
                 self.early.drain(..count);
                 return Poll::Ready(Ok(count));
             }
@@ -220,27 +224,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             match sent {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(count)) => drop(self.outgoing.drain(..count)),
-                Poll::Ready(Err(error)) => {
-                    return Poll::Ready(Err(self.last_words(context).unwrap_or(error)));
-                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
-        Poll::Ready(Ok(()))
+        match self.transport.lost() {
+            Some(lost) => self.poll_last_words(context, lost),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
-    /// After a failed write: why the server closed, if it said so before.
-    fn last_words(&mut self, context: &mut Context<'_>) -> Option<TlsError> {
+    /// The peer is gone: what a writer is told, once everything that the peer said is read.
+    fn poll_last_words(
+        &mut self,
+        context: &mut Context<'_>,
+        lost: io::Error,
+    ) -> Poll<Result<(), TlsError>> {
+        if self.running.as_ref().is_some_and(|running| running.wiped) {
+            // That handshake will read them.
+            return Poll::Ready(Ok(()));
+        }
         let mut chunk = [0; RECORD];
         while self.early.len() < EARLY {
-            match self.poll_receive(context, &mut chunk) {
-                Poll::Ready(Ok(count)) if count > 0 => self.early.extend(&chunk[..count]),
-                Poll::Ready(Err(error)) if !matches!(error, TlsError::Io { .. }) => {
-                    return Some(error);
-                }
-                _ => break,
+            match ready!(self.poll_receive(context, &mut chunk)) {
+                Ok(0) => break,
+                Ok(count) => self.keep(context, &chunk[..count]),
+                Err(_) if self.has_reader && !self.early.is_empty() => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        None
+        if self.has_reader && !self.early.is_empty() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(TlsError::Io {
+            host: self.host.to_string(),
+            stage: Stage::Transfer,
+            source: Arc::new(lost),
+        }))
     }
 
     fn poll_renegotiation(&mut self, context: &mut Context<'_>) -> Poll<Result<(), TlsError>> {

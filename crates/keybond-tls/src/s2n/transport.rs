@@ -26,6 +26,7 @@ pub(super) struct Transport<S> {
     start: usize,
     end: usize,
     error: Option<io::Error>,
+    lost: Option<io::Error>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
@@ -37,6 +38,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             start: 0,
             end: 0,
             error: None,
+            lost: None,
         }
     }
 
@@ -48,6 +50,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     /// The socket's own error behind the last failure, if it was one.
     pub(super) fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
+    }
+
+    /// Why nothing that is sent arrives any more, if the peer is gone.
+    ///
+    /// A peer that refuses something says why, closes, and resets the connection for what comes after. So a send
+    /// that fails in this way is no end yet: what was sent counts as gone, and s2n goes on to read what the peer
+    /// said. When nothing is left to read, reading fails with this error.
+    pub(super) fn lost(&self) -> Option<io::Error> {
+        self.lost.as_ref().map(again)
     }
 
     /// Lets s2n work: while `work` runs, the connection reads from and writes to this transport.
@@ -82,13 +93,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             let mut buffer = ReadBuf::new(&mut self.inbound);
             match Pin::new(&mut self.socket).poll_read(context, &mut buffer) {
                 Poll::Ready(Ok(())) => (self.start, self.end) = (0, buffer.filled().len()),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.lost().unwrap_or(error))),
                 Poll::Pending => {
                     // An idle connection keeps no buffer.
                     self.inbound = Vec::new();
                     return Poll::Pending;
                 }
             }
+        }
+        if self.start == self.end
+            && let Some(lost) = self.lost()
+        {
+            return Poll::Ready(Err(lost));
         }
         let from = self.start;
         self.start += most.min(self.end - from);
@@ -98,11 +114,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let sent = ready!(Pin::new(&mut self.socket).poll_write(context, bytes))?;
+        if self.lost.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let sent = match ready!(Pin::new(&mut self.socket).poll_write(context, bytes)) {
+            Ok(sent) => sent,
+            Err(error) if is_reset(&error) => {
+                self.lost = Some(error);
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        };
         if sent == 0 && !bytes.is_empty() {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
         Poll::Ready(Ok(sent))
+    }
+}
+
+/// Whether an error of a send says that the peer is gone. Reading then always ends soon, with data, the end or an
+/// error.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
+fn again(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.kind().into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, Permissions},
     io::{BufRead as _, BufReader},
-    net::TcpListener,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
@@ -79,8 +79,12 @@ impl Apache {
         }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
     pub(crate) async fn dial(&self) -> TcpStream {
-        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+        TcpStream::connect(self.address()).await.unwrap()
     }
 }
 

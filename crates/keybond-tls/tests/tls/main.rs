@@ -12,6 +12,7 @@ mod store;
 mod first_handshake;
 mod held_key;
 mod identity;
+mod last_words;
 mod on_demand;
 mod refusals;
 mod renegotiation;
