@@ -7,7 +7,7 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use keybond_keys::KeyError;
 use keybond_tls::TlsError;
 
-pub use self::problem::{CertificateProblem, Malformation, SourceProblem};
+pub use self::problem::{CertificateProblem, Malformation, NoAnswer, SourceProblem};
 use crate::{csr::CsrError, leg::Leg, source::Source};
 
 /// The part that a server's certificate is held against when it was named beforehand.
@@ -121,8 +121,8 @@ pub enum Error {
         address: String,
         /// Why.
         cause: String,
-        /// Whether nobody answered, as opposed to a definite refusal.
-        timed_out: bool,
+        /// How far it got.
+        how: NoAnswer,
     },
     /// The TLS layer refused.
     #[error("{} leg: TLS with {host}: {cause}", at.leg)]
@@ -263,12 +263,12 @@ impl Error {
             Self::Key(error) => error.code(),
             Self::Csr(error) => error.code(),
             Self::Attestation { .. } => "attestation_failed",
-            Self::Unreachable { at, timed_out, .. } => match (at.leg, timed_out) {
+            Self::Unreachable { at, how, .. } => match (at.leg, how) {
                 (Leg::Probe | Leg::Metadata | Leg::Issue | Leg::Bearer, _) => {
                     "managed_identity_unreachable_network"
                 }
-                (_, true) => "request_timeout",
-                (_, false) => "service_unreachable",
+                (_, NoAnswer::NoConnection | NoAnswer::Silence) => "request_timeout",
+                (_, NoAnswer::Refused | NoAnswer::Broken) => "service_unreachable",
             },
             Self::Tls { cause, .. } => cause.code(),
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
@@ -306,7 +306,7 @@ impl Error {
             Self::Key(error) => error.retryable(),
             Self::Csr(error) => error.retryable(),
             Self::Attestation { retryable, .. } => *retryable,
-            Self::Unreachable { timed_out, .. } => *timed_out,
+            Self::Unreachable { how, .. } => *how != NoAnswer::Refused,
             Self::Tls { cause, .. } => cause.retryable(),
             Self::DeadlineExceeded { .. } => true,
             Self::Refused { at, .. } => {

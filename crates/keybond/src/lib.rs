@@ -93,7 +93,7 @@ pub use self::{
     },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},
     environment::{Environment, ProcessEnvironment},
-    error::{At, CertificateProblem, Error, Malformation, SourceProblem},
+    error::{At, CertificateProblem, Error, Malformation, NoAnswer, SourceProblem},
     explain::{Entry, Origin, Retry, catalogue, explain, markdown as catalogue_markdown},
     identity::Identity,
     leg::{Leg, LegReport},

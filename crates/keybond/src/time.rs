@@ -32,6 +32,26 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     )
 }
 
+/// A moment as HTTP headers write it (the preferred form of RFC 9110 §5.6.7); `None` if it is written otherwise.
+pub(crate) fn http_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let mut parts = text.split_once(", ")?.1.split([' ', ':']);
+    let day = parts.next()?.parse().ok()?;
+    let month = parts.next()?;
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    let year = parts.next()?.parse().ok()?;
+    let mut clock = || parts.next()?.parse().ok();
+    let (hour, minute, second) = (clock()?, clock()?, clock()?);
+    if parts.next() != Some("GMT") || parts.next().is_some() {
+        return None;
+    }
+    let month = u8::try_from(month).ok()?;
+    let date = ::der::DateTime::new(year, month, day, hour, minute, second).ok()?;
+    Some(UNIX_EPOCH + date.unix_duration())
+}
+
 /// Lets one caller through, then nobody for a while. Takes no lock.
 pub(crate) struct Pause {
     /// Seconds since 1970 by the injected clock.
@@ -78,6 +98,24 @@ mod tests {
         assert!(!pause.pass(at(1029), length));
         assert!(pause.pass(at(1030), length));
         assert!(pause.pass(at(10), length), "the clock was set back");
+    }
+
+    #[test]
+    fn dates_of_http_are_read() {
+        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
+        assert_eq!(http_date("Sun, 06 Nov 1994 08:49:37 GMT"), at(784_111_777));
+        for other in [
+            "",
+            "06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Nov 1994 08:49:37 GMT+1 x",
+            "Sun, 06 Nov 1994 08:49",
+            "Sun, 31 Feb 1994 08:49:37 GMT",
+            "Sun, 06 Nom 1994 08:49:37 GMT",
+        ] {
+            assert_eq!(http_date(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(super) async fn request(
     let family = if place.is_none() {
         Family::Metadata
     } else {
-        Family::Issue
+        Family::Source
     };
     let (mut answer, _) = net.persist(&ask, &at, way.deadline, family).await?;
     if source == Source::AzureArc && answer.status.as_u16() == 401 {

@@ -5,6 +5,20 @@ use std::fmt;
 use crate::time::rfc3339;
 use std::time::SystemTime;
 
+/// How an exchange ended that brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// The connection was refused, or there is no way to the address or no such name: a definite answer.
+    Refused,
+    /// No connection within the time given: nobody is there, or something drops packets.
+    NoConnection,
+    /// A connection, but no answer within the time given.
+    Silence,
+    /// The connection broke before the answer was whole.
+    Broken,
+}
+
 /// What is wrong with a part of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

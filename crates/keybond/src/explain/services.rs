@@ -197,9 +197,14 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         "service_unreachable",
         &[Leg::Token, Leg::Resource],
-        Retry::No,
-        "The connection was refused, or there is no way to the host.",
-        &["A wrong host name.", "A firewall.", "No name service."],
+        Retry::Depends,
+        "The connection was refused, there is no way to the host, or the connection broke.",
+        &[
+            "A wrong host name.",
+            "A firewall.",
+            "No name service.",
+            "The service, or something on the way to it, restarted in the middle of the request.",
+        ],
         &["Check the network, the firewall and the name of the host."],
     ),
     entry(

@@ -18,7 +18,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use keybond_tls::{Leg as TlsLeg, TlsConn, TlsInfo};
+use keybond_tls::{Leg as TlsLeg, TlsConn, TlsError, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -28,7 +28,7 @@ use url::{Host, Url};
 
 use super::{Ask, CONNECT_TIMEOUT, Net, Via, header_value};
 use crate::{
-    error::{At, Error, THUMBPRINT},
+    error::{At, Error, NoAnswer, THUMBPRINT},
     hosts::{is_local, is_private},
 };
 
@@ -160,7 +160,7 @@ impl Connection {
     }
 
     pub(super) fn silent(&self, at: &At, waited: Duration) -> Error {
-        unanswered(at, self.address.clone(), waited)
+        unanswered(at, &self.address, waited)
     }
 }
 
@@ -175,7 +175,7 @@ fn thumbprint(der: &[u8]) -> String {
 }
 
 pub(super) fn silent(at: &At, url: &Url, waited: Duration) -> Error {
-    unanswered(at, address(url), waited)
+    unanswered(at, &address(url), waited)
 }
 
 async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
@@ -190,8 +190,17 @@ async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
     };
     let tcp = tokio::time::timeout(CONNECT_TIMEOUT, dialled)
         .await
-        .map_err(|_| unanswered(at, address.to_owned(), CONNECT_TIMEOUT))?
-        .map_err(|error| broken(at, address, &error))?;
+        .map_err(|_| {
+            let cause = format!("no connection within {CONNECT_TIMEOUT:?}");
+            unreachable(at, address, cause, NoAnswer::NoConnection)
+        })?
+        .map_err(|error| {
+            let how = match error.kind() {
+                io::ErrorKind::TimedOut => NoAnswer::NoConnection,
+                _ => NoAnswer::Refused,
+            };
+            unreachable(at, address, error.to_string(), how)
+        })?;
     // Requests are written whole; nothing is gained by waiting for more. Failing to say so only costs time.
     let _ = tcp.set_nodelay(true);
     Ok(tcp)
@@ -202,33 +211,44 @@ fn address(url: &Url) -> String {
     format!("{host}:{}", url.port_or_known_default().unwrap_or(0))
 }
 
+/// A connection that stood and then failed. If the TLS layer knows why, it has the word: a server that refuses
+/// a certificate may say so only after the handshake.
 fn broken(at: &At, address: &str, error: &(dyn StdError + 'static)) -> Error {
+    if let Some(cause) = TlsError::find(error) {
+        return Error::Tls {
+            at: at.clone(),
+            host: address.to_owned(),
+            cause: Arc::new(cause.clone()),
+        };
+    }
     let mut cause = error.to_string();
-    let mut timed_out = false;
+    let mut how = NoAnswer::Broken;
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            timed_out |= io.kind() == io::ErrorKind::TimedOut;
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::TimedOut
+        {
+            how = NoAnswer::Silence;
         }
         next = error.source();
         if let Some(source) = next {
             cause = format!("{cause}: {source}");
         }
     }
+    unreachable(at, address, cause, how)
+}
+
+fn unanswered(at: &At, address: &str, waited: Duration) -> Error {
+    let cause = format!("no answer within {waited:?}");
+    unreachable(at, address, cause, NoAnswer::Silence)
+}
+
+fn unreachable(at: &At, address: &str, cause: String, how: NoAnswer) -> Error {
     Error::Unreachable {
         at: at.clone(),
         address: address.to_owned(),
         cause,
-        timed_out,
-    }
-}
-
-fn unanswered(at: &At, address: String, waited: Duration) -> Error {
-    Error::Unreachable {
-        at: at.clone(),
-        address,
-        cause: format!("no answer within {waited:?}"),
-        timed_out: true,
+        how,
     }
 }
 

@@ -18,20 +18,17 @@ impl Net {
         deadline: Deadline,
         family: Family,
     ) -> Result<(Answer, u32), Error> {
-        let mut retries = Retries::new(family);
+        let mut retries = Retries::new(family, &at.correlation_id);
         let mut attempts = 0;
         loop {
             attempts += 1;
             let result = self.exchange(ask, at, deadline).await;
             let outcome = match &result {
-                Ok(answer) => Outcome::of(answer.status, &answer.headers),
-                Err(Error::Unreachable {
-                    timed_out: true, ..
-                }) => Outcome::TimedOut,
-                Err(_) => return result.map(|answer| (answer, attempts)),
+                Ok(answer) => Some(Outcome::of(answer.status, &answer.headers)),
+                Err(error) => Outcome::of_error(error),
             };
-            let wait = retries
-                .after(outcome)
+            let wait = outcome
+                .and_then(|outcome| retries.after(outcome))
                 .filter(|wait| Instant::now() + *wait < deadline.at);
             let Some(wait) = wait else {
                 return result.map(|answer| (answer, attempts));

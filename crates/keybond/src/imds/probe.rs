@@ -3,10 +3,12 @@
 
 use std::{fmt, sync::Arc};
 
+use ::http::header;
+
 use super::{Imds, METADATA_PATH, V2, retry::Family};
 use crate::{
-    error::{At, Error},
-    http::Deadline,
+    error::At,
+    http::{Answer, Deadline},
     leg::Leg,
 };
 
@@ -64,6 +66,8 @@ impl Imds {
         };
         match answered.await {
             Ok((answer, _)) => match answer.status.as_u16() {
+                // Whoever says it with a web page is a proxy or a portal.
+                400 if is_html(&answer) => (Presence::Absent, "HTTP 400 with a web page".into()),
                 400 => (Presence::Present, "HTTP 400, as it should".into()),
                 status @ (408 | 410 | 429 | 500..=599) => (
                     Presence::Uncertain,
@@ -71,13 +75,19 @@ impl Imds {
                 ),
                 status => (Presence::Absent, format!("HTTP {status}")),
             },
-            Err(
-                error @ (Error::DeadlineExceeded { .. }
-                | Error::Unreachable {
-                    timed_out: true, ..
-                }),
-            ) => (Presence::Uncertain, error.to_string()),
+            Err(error) if error.retryable() => (Presence::Uncertain, error.to_string()),
             Err(error) => (Presence::Absent, error.to_string()),
         }
     }
+}
+
+fn is_html(answer: &Answer) -> bool {
+    answer
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| {
+            kind.as_bytes()
+                .to_ascii_lowercase()
+                .starts_with(b"text/html")
+        })
 }
