@@ -2,6 +2,7 @@
 //! `keybond explain CODE` and written to `docs/errors.md`.
 
 mod certificate;
+mod command;
 mod keys;
 mod msal;
 mod print;
@@ -9,6 +10,7 @@ mod services;
 mod sources;
 mod sts;
 mod tls;
+mod tpm;
 
 use std::{fmt, sync::LazyLock};
 
@@ -74,8 +76,9 @@ impl fmt::Display for Retry {
     }
 }
 
-/// What the runbook says about a code: one of [`Error::code`](crate::Error::code), of the key, TLS, CSR and
-/// proof-of-possession errors, of MSAL, or a number of the token service (`AADSTS392196` or `392196`).
+/// What the runbook says about a code: one of [`Error::code`](crate::Error::code), of the key, TPM, TLS, CSR and
+/// proof-of-possession errors, of the command and its emulator, of MSAL, or a number of the token service
+/// (`AADSTS392196` or `392196`).
 /// Upper and lower case are the same.
 ///
 /// ```
@@ -105,6 +108,8 @@ pub fn catalogue() -> &'static [Entry] {
             certificate::TABLE,
             keys::TABLE,
             tls::TABLE,
+            tpm::TABLE,
+            command::TABLE,
             msal::TABLE,
             sts::TABLE,
         ];
@@ -153,10 +158,10 @@ impl Entry {
 }
 
 /// The legs that go over TLS.
-const TLS: &[Leg] = &[Leg::Token, Leg::Resource];
+const TLS: &[Leg] = &[Leg::Token, Leg::Bearer, Leg::Resource];
 
 /// The legs on which a service's answer is read.
-const ANSWERED: &[Leg] = &[Leg::Metadata, Leg::Issue, Leg::Token];
+const ANSWERED: &[Leg] = &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Bearer];
 
 /// The legs on which the key signs.
 const SIGNING: &[Leg] = &[Leg::Key, Leg::Csr, Leg::Token, Leg::Resource];

@@ -44,13 +44,82 @@ fn literals_given(method: &str) -> Vec<String> {
         .collect()
 }
 
+/// Every code that the command makes a failure of: the literal that follows the kind of exit.
+fn codes_of_the_command(source: &Path, codes: &mut BTreeMap<String, PathBuf>) {
+    for entry in fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            codes_of_the_command(&path, codes);
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        for call in text.split("::new(").skip(1) {
+            let Some(call) = call.trim_start().strip_prefix("Kind::") else {
+                continue;
+            };
+            let (_, argument) = call.split_once(',').unwrap();
+            if let Some((code, _)) = argument
+                .trim_start()
+                .strip_prefix('"')
+                .and_then(|argument| argument.split_once('"'))
+            {
+                codes.insert(code.to_owned(), path.clone());
+            }
+        }
+    }
+}
+
 fn all_codes() -> BTreeMap<String, PathBuf> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut codes = BTreeMap::new();
-    for name in ["keybond", "keybond-keys", "keybond-tls"] {
-        codes_in(&crates.join(name).join("src"), &mut codes);
+    for entry in fs::read_dir(crates).unwrap() {
+        let source = entry.unwrap().path().join("src");
+        if source.is_dir() {
+            codes_in(&source, &mut codes);
+        }
     }
+    codes_of_the_command(&crates.join("keybond-cli/src"), &mut codes);
     codes
+}
+
+/// The codes that MSAL publishes for managed identities.
+const PUBLISHED: [&str; 23] = [
+    "managed_identity_request_failed",
+    "managed_identity_response_parse_failure",
+    "managed_identity_unreachable_network",
+    "managed_identity_all_sources_unavailable",
+    "mtls_pop_requires_keyguard",
+    "credential_guard_requires_cng",
+    "attestation_failed",
+    "attestationmodule_load_failure",
+    "invalid_certificate",
+    "min_strength_not_met",
+    "mtls_pop_not_supported_for_environment",
+    "mtls_not_supported_for_managed_identity",
+    "mtls_pop_token_not_supported_in_imds_v1",
+    "token_type_missing",
+    "token_type_mismatch",
+    "invalid_client",
+    "user_assigned_managed_identity_not_supported",
+    "user_assigned_managed_identity_not_configurable_at_runtime",
+    "invalid_managed_identity_endpoint",
+    "invalid_managed_identity_id_type",
+    "credential_guard_not_available",
+    "service_not_available",
+    "request_timeout",
+];
+
+#[test]
+fn every_published_code_is_given_or_its_successor_named() {
+    let codes = all_codes();
+    for code in PUBLISHED {
+        let entry = explain(code).unwrap_or_else(|| panic!("{code} is not explained"));
+        match entry.origin {
+            Origin::Shared => assert!(codes.contains_key(code), "nobody gives {code}"),
+            Origin::Msal { .. } => assert!(!codes.contains_key(code), "{code} is given"),
+            other => panic!("{code} is published, not {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -66,6 +135,11 @@ fn every_code_that_an_error_can_give_is_explained() {
         "tls_alert_received",
         "invalid_csr_subject",
         "pop_invalid_url",
+        "tpm_lockout",
+        "tpm_key_file_io",
+        "emulator_listen_failed",
+        "usage",
+        "http_status",
     ] {
         assert!(codes.contains_key(known), "the search misses {known}");
     }

@@ -12,6 +12,7 @@ const EVERY: &[Leg] = &[
     Leg::Attestation,
     Leg::Issue,
     Leg::Token,
+    Leg::Bearer,
     Leg::Resource,
 ];
 
@@ -123,7 +124,7 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "response_field_invalid",
-        ANSWERED,
+        &[Leg::Metadata, Leg::Attestation, Leg::Issue, Leg::Token, Leg::Bearer],
         Retry::No,
         "A part of the answer is not what was agreed; `field` names it.",
         &["The service is another one, or of a version that is not known here."],
@@ -131,7 +132,7 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "response_too_large",
-        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Resource],
+        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Bearer, Leg::Resource],
         Retry::No,
         "The answer is longer than an honest one can be, or than the response limit of the client.",
         &[
@@ -142,7 +143,7 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "redirect_refused",
-        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Resource],
+        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Bearer, Leg::Resource],
         Retry::No,
         "The service tried to send the request elsewhere. It was not followed, so nothing leaked.",
         &[
@@ -153,7 +154,7 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "host_not_allowed",
-        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Attestation],
+        &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Attestation, Leg::Bearer],
         Retry::No,
         "An address must not get credentials. Nothing was sent there.",
         &[
@@ -164,7 +165,7 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "identity_mismatch",
-        &[Leg::Metadata, Leg::Issue],
+        &[Leg::Metadata, Leg::Issue, Leg::Bearer],
         Retry::No,
         "The service speaks of another identity or tenant than the one that was asked for.",
         &[
@@ -249,7 +250,7 @@ pub(super) const TABLE: &[Entry] = &[
     .shared(),
     entry(
         "token_type_mismatch",
-        &[Leg::Token],
+        &[Leg::Token, Leg::Bearer],
         Retry::No,
         "The token is of another type than the one asked for. It was not used.",
         &[

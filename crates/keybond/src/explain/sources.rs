@@ -3,7 +3,7 @@
 use super::{Entry, Retry, entry};
 use crate::leg::Leg;
 
-const CHOICE: &[Leg] = &[Leg::Probe];
+const CHOICE: &[Leg] = &[Leg::Probe, Leg::Metadata, Leg::Token, Leg::Bearer];
 
 pub(super) const TABLE: &[Entry] = &[
     entry(

@@ -18,11 +18,25 @@ const fn refused(
     entry(code, TOKEN, Retry::No, meaning, causes, RENEW).token_service()
 }
 
-const REVOKED: &[&str] = &[
-    "The certificate was revoked, by an operator or because its key was reported.",
-    "The identity's credentials were reset.",
-];
-const REVOKED_MEANING: &str = "The certificate is not accepted any more (one of the five codes of revocation, 1000610 to 1000614).";
+/// The published five: the token service does not accept what stands behind the certificate.
+const fn attestation(
+    code: &'static str,
+    meaning: &'static str,
+    causes: &'static [&'static str],
+) -> Entry {
+    entry(
+        code,
+        TOKEN,
+        Retry::No,
+        meaning,
+        causes,
+        &[
+            "Keybond attests and certifies the key anew by itself; if it stays, give the operator the trace id.",
+            "Look at what the attestation service says about this machine.",
+        ],
+    )
+    .token_service()
+}
 
 pub(super) const TABLE: &[Entry] = &[
     entry(
@@ -43,19 +57,51 @@ pub(super) const TABLE: &[Entry] = &[
         &["Have the tenant admitted. No setting of the client helps."],
     )
     .token_service(),
-    refused("AADSTS1000610", REVOKED_MEANING, REVOKED),
-    refused("AADSTS1000611", REVOKED_MEANING, REVOKED),
-    refused("AADSTS1000612", REVOKED_MEANING, REVOKED),
-    refused("AADSTS1000613", REVOKED_MEANING, REVOKED),
-    refused("AADSTS1000614", REVOKED_MEANING, REVOKED),
+    attestation(
+        "AADSTS1000610",
+        "The attestation behind the certificate is not within its time, or the certificate was revoked.",
+        &[
+            "The certificate was revoked by an operator.",
+            "The attestation was old when the certificate was issued.",
+            "A clock is wrong.",
+        ],
+    ),
+    attestation(
+        "AADSTS1000611",
+        "The attestation behind the certificate is of an issuer that is not accepted.",
+        &["The metadata service names another attestation service than the tenant trusts."],
+    ),
+    attestation(
+        "AADSTS1000612",
+        "A claim of the attestation behind the certificate has a value that is not accepted.",
+        &["The machine no longer fulfils the policy: secure boot, isolation of the key, a patch level."],
+    ),
+    attestation(
+        "AADSTS1000613",
+        "The attestation names keys (`jku`) that are not accepted.",
+        &["The attestation is of another service than the one expected."],
+    ),
+    attestation(
+        "AADSTS1000614",
+        "The signature of the attestation behind the certificate is not valid.",
+        &["The attestation service changed its keys.", "Something changed the attestation on the way."],
+    ),
     refused(
         "AADSTS500181",
-        "The certificate shown in the handshake is not accepted.",
-        &["The certificate is revoked, expired or of an issuer that is not trusted."],
+        "The certificate of the connection is not the current one of this identity.",
+        &[
+            "The token is bound to an older certificate over the same key.",
+            "Old and new certificates were mixed up.",
+        ],
     ),
     refused(
         "AADSTS1000901",
-        "The certificate cannot be used for this request.",
-        &["The certificate belongs to another identity, or its time is over."],
+        "The time in which the certificate may be used for tokens is over (`token_not_after`).",
+        &["Renewal failed for long; the certificate itself may still be valid."],
+    ),
+    refused(
+        "AADSTS392200",
+        "The token service saw no client certificate.",
+        &["A proxy that ends TLS stands before the token service."],
     ),
 ];
