@@ -132,8 +132,8 @@ impl From<keybond::Error> for Failure {
     fn from(error: keybond::Error) -> Self {
         use keybond::Error;
         let kind = match error {
-            Error::Key(error) => return error.into(),
-            Error::Csr(error) => return error.into(),
+            Error::Key { cause, .. } => return cause.into(),
+            Error::Csr { cause, .. } => return cause.into(),
             Error::Configuration { .. } => Kind::Usage,
             Error::Disabled { .. } | Error::Host { .. } => Kind::Refused,
             Error::Unreachable { .. } | Error::DeadlineExceeded { .. } => Kind::Unreachable,
@@ -144,11 +144,21 @@ impl From<keybond::Error> for Failure {
             "field": error.field(),
             "status": error.http_status(),
             "correlation_id": error.correlation_id(),
+            "trace_id": error.trace_id(),
             "retryable": error.retryable(),
         });
+        let mut message = error.to_string();
+        for (name, id) in [
+            ("correlation id", error.correlation_id()),
+            ("trace id", error.trace_id()),
+        ] {
+            if let Some(id) = id {
+                message.push_str(&format!("\n{name}: {id}"));
+            }
+        }
         Self {
             details,
-            ..Self::new(kind, error.code(), error.to_string(), error.remedy())
+            ..Self::new(kind, error.code(), message, error.remedy())
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     error::Error,
     leg::Leg,
     source::Source,
+    telemetry,
     time::rfc3339,
     token::{TokenType, resource_of},
 };
@@ -168,6 +169,7 @@ async fn fetch(
     let way = shared.acquisition()?;
     let asking = Box::pin(request::request(&shared, &way, &resource));
     let fetched = way.leg(Leg::Bearer, asking).await;
+    telemetry::bearer_ended(&shared, &way.tally, &fetched);
     match &fetched {
         Ok(token) => slot.put(token),
         Err(error) if refresh => {

@@ -183,11 +183,11 @@ impl fmt::Debug for ManagedIdentity {
 impl Shared {
     /// Begins a way through the legs.
     pub(crate) fn acquisition(&self) -> Result<Acquisition, Error> {
-        Ok(Acquisition {
-            id: random::uuid(&*self.random)?.into(),
-            deadline: Deadline::after(self.deadline),
-            on_leg: self.on_leg.clone(),
-        })
+        Ok(Acquisition::new(
+            random::uuid(&*self.random)?.into(),
+            Deadline::after(self.deadline),
+            self.on_leg.clone(),
+        ))
     }
 
     /// Whether the binding should be replaced while it is still used: its time is coming, or the provider

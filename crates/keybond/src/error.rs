@@ -1,5 +1,6 @@
 //! What can go wrong, leg by leg.
 
+mod ids;
 mod problem;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -7,8 +8,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use keybond_keys::KeyError;
 use keybond_tls::TlsError;
 
-pub use self::problem::{CertificateProblem, Malformation, NoAnswer, SourceProblem};
-use crate::{csr::CsrError, leg::Leg, source::Source};
+pub use self::{
+    ids::ServiceIds,
+    problem::{CertificateProblem, Malformation, NoAnswer, SourceProblem},
+};
+use crate::{csr::CsrError, leg::Leg, printable::printable, source::Source};
 
 /// The part that a server's certificate is held against when it was named beforehand.
 pub(crate) const THUMBPRINT: &str = "server certificate thumbprint";
@@ -23,6 +27,8 @@ pub struct At {
     pub status: Option<u16>,
     /// The id under which the services logged the request.
     pub correlation_id: Arc<str>,
+    /// What the service itself calls the exchange, if it said so.
+    pub service: Option<Arc<ServiceIds>>,
 }
 
 impl At {
@@ -31,6 +37,7 @@ impl At {
             leg,
             status: None,
             correlation_id: Arc::clone(correlation_id),
+            service: None,
         }
     }
 
@@ -61,7 +68,7 @@ impl At {
             at: self.clone(),
             field: field.into(),
             expected: expected.into(),
-            found: found.into(),
+            found: printable(&found.into(), &[]),
         }
     }
 }
@@ -97,11 +104,23 @@ pub enum Error {
         problem: SourceProblem,
     },
     /// No key, or none strong enough.
-    #[error("key leg: {}", first_line(.0))]
-    Key(#[source] KeyError),
+    #[error("key leg: {}", first_line(cause))]
+    Key {
+        /// What the key layer said.
+        #[source]
+        cause: KeyError,
+        /// The acquisition's correlation id.
+        correlation_id: Arc<str>,
+    },
     /// The certificate request could not be made.
-    #[error("csr leg: {}", first_line(.0))]
-    Csr(#[source] CsrError),
+    #[error("csr leg: {}", first_line(cause))]
+    Csr {
+        /// Why not.
+        #[source]
+        cause: CsrError,
+        /// The acquisition's correlation id.
+        correlation_id: Arc<str>,
+    },
     /// The key could not be attested.
     #[error("attestation leg: {detail}")]
     Attestation {
@@ -226,8 +245,8 @@ impl Error {
     pub fn leg(&self) -> Option<Leg> {
         match self {
             Self::Configuration { .. } => None,
-            Self::Key(_) => Some(Leg::Key),
-            Self::Csr(_) => Some(Leg::Csr),
+            Self::Key { .. } => Some(Leg::Key),
+            Self::Csr { .. } => Some(Leg::Csr),
             Self::Attestation { .. } => Some(Leg::Attestation),
             Self::Disabled { leg, .. }
             | Self::Source { leg, .. }
@@ -244,7 +263,7 @@ impl Error {
             | Self::Mismatch { field, .. }
             | Self::Host { field, .. } => Some(field),
             Self::Certificate { problem, .. } => Some(problem.field()),
-            Self::Csr(error) => error.field(),
+            Self::Csr { cause, .. } => cause.field(),
             Self::Disabled { switch, .. } => Some(switch),
             Self::Source { problem, .. } => problem.field(),
             Self::Redirected { .. } | Self::V1Only { .. } => Some("status"),
@@ -255,13 +274,13 @@ impl Error {
     }
 
     /// A stable name for programs and runbooks; MSAL's published code where one exists.
-    pub fn code(&self) -> &str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Configuration { .. } => "invalid_configuration",
             Self::Disabled { .. } => "mtls_pop_administratively_disabled",
             Self::Source { problem, .. } => problem.code(),
-            Self::Key(error) => error.code(),
-            Self::Csr(error) => error.code(),
+            Self::Key { cause, .. } => cause.code(),
+            Self::Csr { cause, .. } => cause.code(),
             Self::Attestation { .. } => "attestation_failed",
             Self::Unreachable { at, how, .. } => match (at.leg, how) {
                 (Leg::Probe | Leg::Metadata | Leg::Issue | Leg::Bearer, _) => {
@@ -303,8 +322,8 @@ impl Error {
             Self::Source { problem, .. } => {
                 matches!(problem, SourceProblem::Unavailable { certain: false, .. })
             }
-            Self::Key(error) => error.retryable(),
-            Self::Csr(error) => error.retryable(),
+            Self::Key { cause, .. } => cause.retryable(),
+            Self::Csr { cause, .. } => cause.retryable(),
             Self::Attestation { retryable, .. } => *retryable,
             Self::Unreachable { how, .. } => *how != NoAnswer::Refused,
             Self::Tls { cause, .. } => cause.retryable(),
@@ -319,8 +338,8 @@ impl Error {
     /// One sentence: what a human can do about it.
     pub fn remedy(&self) -> String {
         let text = match self {
-            Self::Key(error) => return error.remedy(),
-            Self::Csr(error) => return error.remedy(),
+            Self::Key { cause, .. } => return cause.remedy(),
+            Self::Csr { cause, .. } => return cause.remedy(),
             Self::Tls { cause, .. } => return cause.remedy(),
             Self::Certificate { problem, .. } => problem.remedy(),
             Self::Source { problem, .. } => problem.remedy(),
@@ -370,13 +389,28 @@ impl Error {
         self.at().and_then(|at| at.status)
     }
 
-    /// The id under which the services logged the request.
+    /// The id of the whole way, under which the services logged its requests and which the spans of the log
+    /// carry. `None` for what was refused before there was a way: nothing was sent.
     pub fn correlation_id(&self) -> Option<&str> {
         match self {
-            Self::Attestation { correlation_id, .. }
+            Self::Key { correlation_id, .. }
+            | Self::Csr { correlation_id, .. }
+            | Self::Attestation { correlation_id, .. }
             | Self::DeadlineExceeded { correlation_id, .. } => Some(correlation_id),
             _ => self.at().map(|at| &*at.correlation_id),
         }
+    }
+
+    /// The id by which the service itself finds this one exchange in its logs (`trace_id`, or the header
+    /// `x-ms-request-id`), if it named one.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.at()?.service.as_ref()?.trace_id()
+    }
+
+    /// The correlation id that the service used, if it named one. It differs from
+    /// [`Error::correlation_id`] only where something on the way replaced that one.
+    pub fn service_correlation_id(&self) -> Option<&str> {
+        self.at()?.service.as_ref()?.correlation_id()
     }
 
     pub(crate) fn configuration(

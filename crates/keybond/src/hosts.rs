@@ -9,6 +9,7 @@ use crate::{
     environment::{self, Environment},
     error::{At, Error, Malformation},
     identity::Identity,
+    printable::printable,
 };
 
 /// Azure's metadata service: link-local, reachable from the machine alone.
@@ -41,9 +42,8 @@ impl ImdsEndpoint {
     }
 
     fn parse(field: &'static str, text: &str) -> Result<Self, Error> {
-        let refuse = |problem: &str| {
-            Error::configuration(field, format!("`{}` {problem}", text.escape_debug()))
-        };
+        // The value itself is not repeated: people put user names and passwords into URLs.
+        let refuse = |problem: &str| Error::configuration(field, problem);
         let url = Url::parse(text).map_err(|error| refuse(&format!("is no URL: {error}")))?;
         if url.scheme() != "http" {
             return Err(refuse("is no http URL: the metadata service has no TLS"));
@@ -83,6 +83,16 @@ impl ImdsEndpoint {
     }
 }
 
+/// Scheme, host and port: what is said of an address that somebody else named. The rest may hold anything.
+fn place_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
+    printable(&format!("{}://{host}{port}", url.scheme()), &[])
+}
+
 /// Whether an address leads no farther than this machine or its own link.
 pub(crate) fn is_local(ip: IpAddr) -> bool {
     match ip {
@@ -118,12 +128,6 @@ impl StsHosts {
         text: &str,
         env: &dyn Environment,
     ) -> Result<Url, Error> {
-        let refuse = |problem| Error::Host {
-            at: at.clone(),
-            field: field.into(),
-            address: text.escape_debug().collect(),
-            problem,
-        };
         let url = Url::parse(text).map_err(|_| {
             at.malformed(
                 field,
@@ -132,6 +136,12 @@ impl StsHosts {
                 },
             )
         })?;
+        let refuse = |problem| Error::Host {
+            at: at.clone(),
+            field: field.into(),
+            address: place_of(&url),
+            problem,
+        };
         if url.scheme() != "https" {
             return Err(refuse("credentials go over https only"));
         }
@@ -289,6 +299,8 @@ mod tests {
         ] {
             let refused = hosts.check(&at, "f", bad, &env).unwrap_err();
             assert_eq!(refused.code(), "host_not_allowed", "{bad}");
+            let text = refused.to_string();
+            assert!(!text.contains('@') && !text.contains('?'), "{text}");
         }
         let refused = hosts.check(&at, "f", "mtlsauth.microsoft.com", &env);
         assert_eq!(refused.unwrap_err().code(), "response_field_invalid");

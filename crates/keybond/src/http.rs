@@ -16,9 +16,10 @@ use url::Url;
 
 use self::connection::Connection;
 use crate::{
-    error::{At, Error},
+    error::{At, Error, ServiceIds},
     json::Stated,
     leg::Leg,
+    printable::secrets_in,
 };
 
 /// Bytes of an answer that a protocol leg reads at most.
@@ -108,9 +109,16 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The service's refusal, from a status that is not the expected one.
-    pub(crate) fn refusal(&self, at: At) -> Error {
-        let stated = Stated::parse(&self.body);
+    /// Where this answer came from: its status, and what the service calls the exchange.
+    pub(crate) fn place(&self, at: At, ask: &Ask) -> At {
+        let mut at = at.with_status(self.status.as_u16());
+        at.service = ServiceIds::of(&self.headers, &self.body, &secrets_in(&ask.headers));
+        at
+    }
+
+    /// The service's refusal of what was asked, from a status that is not the expected one.
+    pub(crate) fn refusal(&self, at: At, ask: &Ask) -> Error {
+        let stated = Stated::parse(&self.body, &secrets_in(&ask.headers));
         Error::Refused {
             at,
             error: stated.error,

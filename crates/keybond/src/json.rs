@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::error::{At, Error, Malformation};
+use crate::{
+    error::{At, Error, Malformation},
+    printable::printable,
+};
 
 /// A JSON object from an answer.
 pub(crate) struct Object<'a> {
@@ -88,9 +91,9 @@ pub(crate) struct Stated {
 }
 
 impl Stated {
-    /// Reads `error`, `error_description` or `message`, and `error_codes`. Nothing else of the body is kept:
-    /// it may echo what was sent.
-    pub(crate) fn parse(body: &[u8]) -> Self {
+    /// Reads `error`, `error_description` or `message`, and `error_codes`. Nothing else of the body is kept, and
+    /// nothing of `sent`: it may echo what was sent.
+    pub(crate) fn parse(body: &[u8], sent: &[&str]) -> Self {
         let Ok(Value::Object(members)) = serde_json::from_slice(body) else {
             return Self {
                 error: "no error code".into(),
@@ -98,7 +101,10 @@ impl Stated {
                 codes: Vec::new(),
             };
         };
-        let text = |name: &str| members.get(name).and_then(Value::as_str).map(printable);
+        let text = |name: &str| {
+            let stated = members.get(name).and_then(Value::as_str)?;
+            Some(printable(stated, sent))
+        };
         Self {
             error: text("error").unwrap_or_else(|| "no error code".into()),
             description: text("error_description")
@@ -111,12 +117,4 @@ impl Stated {
                 .unwrap_or_default(),
         }
     }
-}
-
-/// At most 400 characters, without controls that could forge lines of a log.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(400)
-        .collect()
 }

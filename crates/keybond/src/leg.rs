@@ -7,8 +7,9 @@ use std::{
 };
 
 use keybond_tls::TlsInfo;
+use tracing::{Instrument as _, field::Empty};
 
-use crate::error::Error;
+use crate::{error::Error, telemetry};
 
 /// One leg of the way from nothing to a resource's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +36,19 @@ pub enum Leg {
 }
 
 impl Leg {
+    /// Every leg, in the order of the way.
+    pub const ALL: [Self; 9] = [
+        Self::Probe,
+        Self::Metadata,
+        Self::Key,
+        Self::Csr,
+        Self::Attestation,
+        Self::Issue,
+        Self::Token,
+        Self::Bearer,
+        Self::Resource,
+    ];
+
     /// The leg's name in output, errors and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -47,6 +61,16 @@ impl Leg {
             Self::Token => "token",
             Self::Bearer => "bearer",
             Self::Resource => "resource",
+        }
+    }
+
+    /// The stage that published log triage calls by this name, where it has one.
+    pub const fn stage(self) -> Option<&'static str> {
+        match self {
+            Self::Metadata => Some("MIv2.IMDS.GetPlatformMetadata"),
+            Self::Issue => Some("MIv2.IMDS.IssueCredential"),
+            Self::Token => Some("MIv2.STS.mTLS.Token"),
+            _ => None,
         }
     }
 }
@@ -69,6 +93,12 @@ pub struct LegReport {
     pub outcome: String,
     /// Whether it ended well.
     pub succeeded: bool,
+    /// The code of the error it ended with.
+    pub code: Option<&'static str>,
+    /// The id of the whole way, which the services were told.
+    pub correlation_id: Arc<str>,
+    /// The id by which the service that refused finds the exchange in its logs.
+    pub trace_id: Option<String>,
     /// Facts about the TLS connection, on legs that have one.
     pub tls: Option<TlsInfo>,
 }
@@ -93,16 +123,28 @@ impl<T> Done<T> {
     }
 }
 
-/// Runs a leg, then tells the log and the listener how it ended.
+/// Runs a leg in a span of its own, then tells the log, the metrics and the listener how it ended.
 pub(crate) async fn run<T>(
     leg: Leg,
-    correlation_id: &str,
+    correlation_id: &Arc<str>,
     listener: Option<&OnLeg>,
     work: impl Future<Output = Result<Done<T>, Error>>,
 ) -> Result<T, Error> {
+    let span = tracing::info_span!(
+        target: "keybond", "leg", %leg, stage = leg.stage(), %correlation_id,
+        status = Empty, outcome = Empty, trace_id = Empty,
+    );
     let started = Instant::now();
-    let ended = work.await;
+    let ended = work.instrument(span.clone()).await;
     let elapsed = started.elapsed();
+    let error = ended.as_ref().err();
+    let code = error.map(Error::code);
+    let trace_id = error.and_then(Error::trace_id).map(str::to_owned);
+    span.record("outcome", code.unwrap_or("ok"));
+    span.record("status", error.and_then(Error::http_status));
+    span.record("trace_id", trace_id.as_deref());
+    telemetry::leg_ended(leg, elapsed, code);
+
     let (result, outcome, tls) = match ended {
         Ok(done) => (Ok(done.value), done.outcome, done.tls),
         Err(error) => {
@@ -110,16 +152,18 @@ pub(crate) async fn run<T>(
             (Err(error), outcome, None)
         }
     };
-    tracing::debug!(
-        target: "keybond", %leg, correlation_id, ?elapsed, %outcome, succeeded = result.is_ok(),
-        "leg ended"
-    );
+    span.in_scope(|| {
+        tracing::debug!(target: "keybond", ?elapsed, %outcome, succeeded = code.is_none(), "leg ended");
+    });
     if let Some(listener) = listener {
         listener(&LegReport {
             leg,
             elapsed,
             outcome,
-            succeeded: result.is_ok(),
+            succeeded: code.is_none(),
+            code,
+            correlation_id: Arc::clone(correlation_id),
+            trace_id,
             tls,
         });
     }

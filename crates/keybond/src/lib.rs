@@ -66,10 +66,12 @@ mod imds;
 mod json;
 mod leg;
 pub mod pop;
+mod printable;
 mod random;
 mod single_flight;
 mod source;
 mod switch;
+mod telemetry;
 mod time;
 mod token;
 
@@ -93,12 +95,15 @@ pub use self::{
     },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},
     environment::{Environment, ProcessEnvironment},
-    error::{At, CertificateProblem, Error, Malformation, NoAnswer, SourceProblem},
+    error::{At, CertificateProblem, Error, Malformation, NoAnswer, ServiceIds, SourceProblem},
     explain::{Entry, Origin, Retry, catalogue, explain, markdown as catalogue_markdown},
     identity::Identity,
     leg::{Leg, LegReport},
     random::{Random, SecureRandom},
     source::{Finding, Source, SourceReport},
+    telemetry::{
+        Metric, MetricKind, describe_metrics, metrics_catalogue, metrics_markdown, refresh_life,
+    },
     time::{Clock, SystemClock},
     token::{AccessToken, TokenType},
 };

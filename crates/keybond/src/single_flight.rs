@@ -8,6 +8,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tracing::{Instrument as _, instrument::WithSubscriber as _};
 
 /// Shares one run of an operation among concurrent callers.
 pub(crate) struct SingleFlight<T> {
@@ -59,10 +60,12 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         let (result, run) = watch::channel(None);
         *current = Some(run.clone());
         let work = start();
-        tokio::spawn(async move {
+        // The log shows the run where its first caller is.
+        let running = async move {
             let value = work.await;
             result.send_replace(Some(value));
-        });
+        };
+        tokio::spawn(running.in_current_span().with_current_subscriber());
         run
     }
 

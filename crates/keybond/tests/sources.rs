@@ -11,10 +11,7 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use keybond::{
-    Clock as _, Error, Identity, Leg, ManagedIdentity, ManagedIdentityBuilder, Source, TokenType,
-    tls,
-};
+use keybond::{Clock as _, Error, Identity, Leg, ManagedIdentityBuilder, Source, TokenType, tls};
 use keybond_emulator::Emulator;
 use serde_json::json;
 use support::{
@@ -66,12 +63,7 @@ impl Place {
     }
 
     fn builder(&self) -> ManagedIdentityBuilder {
-        ManagedIdentity::builder()
-            .key_provider(self.bench.keys.clone())
-            .tls(self.bench.tls.clone())
-            .environment(self.bench.env.clone())
-            .clock(self.bench.clock.clone())
-            .filesystem_root(self.root.path())
+        self.bench.placeless().filesystem_root(self.root.path())
     }
 
     async fn ask(&self, identity: Identity) -> Result<Arc<keybond::BearerToken>, Error> {

@@ -47,7 +47,7 @@ pub(super) async fn request(
 ) -> Result<Done<Arc<BearerToken>>, Error> {
     let place = shared.place()?;
     let source = place.as_ref().map_or(Source::ImdsV1, Place::source);
-    let ask = match &place {
+    let mut ask = match &place {
         None => imds(shared, resource, &way.id)?,
         Some(place) => elsewhere(place, &shared.imds.identity, resource, &way.id)?,
     };
@@ -64,12 +64,12 @@ pub(super) async fn request(
     if source == Source::AzureArc && answer.status.as_u16() == 401 {
         let root = &shared.surroundings.root;
         let environment = &*shared.environment;
-        let ask = arc::answer(ask, &answer.headers, root, environment, &at).await?;
+        ask = arc::answer(ask, &answer.headers, root, environment, &at).await?;
         (answer, _) = net.persist(&ask, &at, way.deadline, family).await?;
     }
-    let at = at.with_status(answer.status.as_u16());
+    let at = answer.place(at, &ask);
     if answer.status.as_u16() != 200 {
-        return Err(answer.refusal(at));
+        return Err(answer.refusal(at, &ask));
     }
     let token = read(
         &answer,

@@ -8,6 +8,7 @@ use crate::{
     credential::{self, Binding, mint::Mint},
     error::Error,
     leg::Leg,
+    telemetry,
     token::{AccessToken, cache::Slot, request},
 };
 
@@ -25,9 +26,9 @@ pub(crate) async fn fetch_token(
     if !refresh && let Some(token) = slot.usable(shared.clock.now(), &shared.bindings) {
         return Ok(token);
     }
-    shared.check_switch(Leg::Token)?;
     let way = shared.acquisition()?;
     let fetched = async {
+        shared.check_switch(Leg::Token)?;
         loop {
             let bound_to = binding(&shared, &way).await?;
             let asking = request::request(&shared, &way, &bound_to, &resource);
@@ -40,6 +41,7 @@ pub(crate) async fn fetch_token(
         }
     };
     let fetched = Box::pin(fetched).await;
+    telemetry::bound_ended(&shared, &way.tally, &fetched);
     if let (true, Err(error)) = (refresh, &fetched) {
         tracing::warn!(target: "keybond", %resource, %error, "a token could not be refreshed; the old one stays in use");
     }

@@ -14,6 +14,7 @@ use crate::{
     error::{At, Error, Malformation},
     imds::{issue::Allowed, metadata::Metadata},
     leg::{Done, Leg},
+    telemetry,
 };
 
 /// Why a certificate is asked for.
@@ -54,6 +55,9 @@ pub(crate) async fn mint(
     why: &Mint,
 ) -> Result<Arc<Binding>, Error> {
     tracing::debug!(target: "keybond", ?why, "a certificate is asked for");
+    if matches!(why, Mint::Refused(_)) {
+        way.tally.bypass_cache();
+    }
     shared.check_switch(Leg::Metadata)?;
     let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
     let metadata = match shared.bindings.metadata(shared.clock.now()) {
@@ -86,7 +90,10 @@ async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey
         .deadline
         .bound(Leg::Key, &way.id, held)
         .await?
-        .map_err(Error::Key)?;
+        .map_err(|cause| Error::Key {
+            cause,
+            correlation_id: Arc::clone(&way.id),
+        })?;
     let outcome = format!(
         "an RSA-{} key in {}, strength {}",
         key.public_key().bits(),
@@ -112,7 +119,10 @@ async fn certify(
             .deadline
             .bound(Leg::Csr, &way.id, build_csr(&key, &subject))
             .await?
-            .map_err(Error::Csr)?;
+            .map_err(|cause| Error::Csr {
+                cause,
+                correlation_id: Arc::clone(&way.id),
+            })?;
         let outcome = format!("a request of {} bytes, signed", csr.der().len());
         Ok(Done::new(csr, outcome))
     };
@@ -163,6 +173,7 @@ async fn certify(
             token_endpoint: issued.token_endpoint,
             identity: Arc::new(identity),
         };
+        telemetry::certified(shared, &binding);
         Ok(Done::new(Arc::new(binding), done.outcome))
     };
     way.leg(Leg::Issue, issued).await

@@ -64,9 +64,9 @@ impl Imds {
             Some(Bytes::from(body)),
         )?;
         let (answer, attempts) = self.net.persist(&ask, &at, deadline, Family::Issue).await?;
-        let at = at.with_status(answer.status.as_u16());
+        let at = answer.place(at, &ask);
         if answer.status.as_u16() != 200 {
-            return Err(answer.refusal(at));
+            return Err(answer.refusal(at, &ask));
         }
         let issued = read(&answer.body, metadata, &allowed, &at)?;
         let outcome = format!(

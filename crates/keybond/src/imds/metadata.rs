@@ -35,11 +35,11 @@ impl Imds {
             .net
             .persist(&ask, &at, deadline, Family::Metadata)
             .await?;
-        let at = at.with_status(answer.status.as_u16());
+        let at = answer.place(at, &ask);
         match answer.status.as_u16() {
             200 => {}
             404 => return Err(Error::V1Only { at }),
-            _ => return Err(answer.refusal(at)),
+            _ => return Err(answer.refusal(at, &ask)),
         }
         check_server(&answer.headers, &at)?;
         let metadata = read(&answer.body, &at)?;

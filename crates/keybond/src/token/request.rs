@@ -48,9 +48,9 @@ pub(crate) async fn request(
         .net
         .persist(&ask, &at, way.deadline, Family::Sts)
         .await?;
-    let at = at.with_status(answer.status.as_u16());
+    let at = answer.place(at, &ask);
     if answer.status.as_u16() != 200 {
-        return Err(answer.refusal(at));
+        return Err(answer.refusal(at, &ask));
     }
     let token = read(&answer, &at, binding, resource, asked_at)?;
     let life = token

@@ -87,13 +87,17 @@ impl Bench {
     }
 
     pub fn builder(&self) -> ManagedIdentityBuilder {
+        self.placeless().imds_endpoint(self.azure.imds())
+    }
+
+    /// A client that looks for its source in the environment.
+    pub fn placeless(&self) -> ManagedIdentityBuilder {
         let reports = Arc::clone(&self.reports);
         ManagedIdentity::builder()
             .key_provider(self.keys.clone())
             .tls(self.tls.clone())
             .environment(self.env.clone())
             .clock(self.clock.clone())
-            .imds_endpoint(self.azure.imds())
             .on_leg(Arc::new(move |report| {
                 reports.lock().unwrap().push(report.clone());
             }))
@@ -107,5 +111,23 @@ impl Bench {
     pub fn legs(&self) -> Vec<Leg> {
         let reports = self.reports.lock().unwrap();
         reports.iter().map(|report| report.leg).collect()
+    }
+}
+
+/// Whatever went wrong in a test, the runbook knows the code and that it happens on that leg.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for report in self.reports.lock().unwrap().iter() {
+            let Some(code) = report.code else { continue };
+            let entry = keybond::explain(code).unwrap_or_else(|| panic!("{code} is not explained"));
+            let leg = report.leg;
+            assert!(
+                entry.legs.contains(&leg),
+                "{code} is not explained for the {leg} leg"
+            );
+        }
     }
 }

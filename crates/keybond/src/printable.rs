@@ -1,0 +1,99 @@
+//! What may be printed of a text that came over the network: it can forge lines of a log, be endless, and echo
+//! what was sent.
+
+use ::http::HeaderMap;
+
+/// Characters that are kept at most.
+const LENGTH: usize = 400;
+
+/// The longest word that is kept. A UUID has 36 characters, a SHA-256 in base64 43; what is longer may be a
+/// token, a certificate request or a key.
+const WORD: usize = 48;
+
+/// What is sent in headers and is shorter than this is no secret (`Metadata: true`).
+const SECRET: usize = 8;
+
+/// The text without control characters, without words that are long enough to be credentials, and without any
+/// of `sent`.
+pub(crate) fn printable(text: &str, sent: &[&str]) -> String {
+    let mut text = text.to_owned();
+    for secret in sent.iter().filter(|secret| secret.len() >= SECRET) {
+        text = text.replace(secret, "<redacted>");
+    }
+    let mut kept = String::new();
+    let mut rest = &*text;
+    while let Some(first) = rest.chars().next() {
+        let word = rest.find(|c| !is_of_word(c)).unwrap_or(rest.len());
+        if word == 0 {
+            kept.push(if first.is_control() { ' ' } else { first });
+            rest = &rest[first.len_utf8()..];
+        } else {
+            match word {
+                ..=WORD => kept.push_str(&rest[..word]),
+                long => kept.push_str(&format!("<{long} characters>")),
+            }
+            rest = &rest[word..];
+        }
+    }
+    kept.chars().take(LENGTH).collect()
+}
+
+/// The header values that are secrets, as they stand and without the scheme before them.
+pub(crate) fn secrets_in(headers: &HeaderMap) -> Vec<&str> {
+    headers
+        .values()
+        .filter(|value| value.is_sensitive())
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| [Some(value), value.split_once(' ').map(|(_, bare)| bare)])
+        .flatten()
+        .collect()
+}
+
+/// The alphabets of base64, base64url, percent encoding and JWTs.
+fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '/' | '-' | '_' | '=' | '.' | '%')
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn prose_numbers_and_ids_are_kept() {
+        let text = "AADSTS500011: The resource principal named https://vault.azure.net was not found. \
+                    Trace ID: 8b8b0c1e-1f6a-4f9e-9d5b-0d3b8f0a1b2c";
+        assert_eq!(printable(text, &[]), text);
+    }
+
+    #[test]
+    fn controls_length_and_long_words_are_not() {
+        assert_eq!(printable("a\r\nb\u{7f}", &[]), "a  b ");
+        let jwt = format!("no: {0}.{0}.{0}!", "aB0_".repeat(10));
+        assert_eq!(printable(&jwt, &[]), "no: <122 characters>!");
+        assert_eq!(printable(&"é ".repeat(500), &[]).chars().count(), 400);
+        let edge = "x".repeat(48);
+        assert_eq!(printable(&edge, &[]), edge);
+    }
+
+    #[test]
+    fn what_was_sent_is_not_echoed() {
+        let mut headers = HeaderMap::new();
+        for (name, text) in [
+            ("secret", "hush-hush"),
+            ("authorization", "Basic a key with spaces"),
+            ("metadata", "true"),
+        ] {
+            let mut value = HeaderValue::from_static(text);
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        headers.insert("accept", HeaderValue::from_static("everything"));
+        let echo = "true everything hush-hush; a key with spaces";
+        assert_eq!(
+            printable(echo, &secrets_in(&headers)),
+            "true everything <redacted>; <redacted>"
+        );
+    }
+}
