@@ -10,14 +10,15 @@ use std::{
 };
 
 use ::http::Method;
-use keybond_keys::{KeyProvider, Strength};
+use keybond_keys::{KeyId, KeyProvider, Strength};
 
 pub use self::builder::ManagedIdentityBuilder;
+use self::obtain::Haste;
 use crate::{
     acquisition::Acquisition,
     attestation::AttestationProvider,
     call::{RequestBuilder, ResourceRules},
-    credential::{Binding, cache::BindingCache, mint::Mint},
+    credential::{Binding, cache::BindingCache, keeping, mint::Mint, store::CertificateStore},
     environment::Environment,
     error::Error,
     hosts::StsHosts,
@@ -28,7 +29,11 @@ use crate::{
     random::{self, Random},
     source::{self, SourceReport, options::Surroundings},
     time::Clock,
-    token::{AccessToken, cache::TokenCache, resource_of},
+    token::{
+        AccessToken,
+        cache::{Asked, TokenCache},
+        resource_of,
+    },
 };
 
 /// A managed identity whose credential is a held key.
@@ -57,6 +62,8 @@ pub(crate) struct Shared {
     pub(crate) response_limit: usize,
     pub(crate) bindings: BindingCache,
     pub(crate) tokens: TokenCache,
+    pub(crate) certificates: Option<Arc<dyn CertificateStore>>,
+    pub(crate) watcher: obtain::KeyWatcher,
     pub(crate) surroundings: Surroundings,
 }
 
@@ -75,22 +82,34 @@ impl ManagedIdentity {
         let resource = resource_of(resource)?;
         let shared = &self.shared;
         let now = shared.clock.now();
-        if let Some(token) = shared.tokens.usable(resource, now, &shared.bindings) {
-            if now >= token.refresh_on() {
-                self.refresh_in_background(resource, now);
-            }
-            return Ok(token);
+        match shared.tokens.fresh(resource, now, &shared.bindings) {
+            Some(token) => Ok(token),
+            None => self.token_that_is_due(resource, now).await,
         }
+    }
+
+    /// The rest of [`ManagedIdentity::token`]: there is none, or something is to be done about it.
+    async fn token_that_is_due(
+        &self,
+        resource: &str,
+        now: SystemTime,
+    ) -> Result<Arc<AccessToken>, Error> {
+        let shared = &self.shared;
         let slot = shared.tokens.slot(resource);
-        let start = || {
-            obtain::fetch_token(
-                Arc::clone(shared),
-                Arc::clone(&slot),
-                resource.to_owned(),
-                false,
-            )
-        };
-        slot.flight.join(start).await
+        let start = |refresh| obtain::fetch_token(Arc::clone(shared), Arc::clone(&slot), refresh);
+        match slot.ask(now, &shared.bindings) {
+            Asked::Use(token) => {
+                obtain::tend(shared, now);
+                Ok(token)
+            }
+            Asked::UseAndStart(token) => {
+                obtain::tend(shared, now);
+                slot.flight.launch(|| start(true));
+                Ok(token)
+            }
+            Asked::Start => slot.flight.join(|| start(false)).await,
+            Asked::Fail(cause) => Err(cause),
+        }
     }
 
     /// The binding: key, certificate and what belongs to them. A cached one is returned at once.
@@ -98,14 +117,7 @@ impl ManagedIdentity {
     /// # Errors
     /// [`Error`] names the leg on which the way to the certificate ended.
     pub async fn credential(&self) -> Result<Arc<Binding>, Error> {
-        let shared = &self.shared;
-        if let Some(binding) = shared.bindings.usable(shared.clock.now())
-            && !shared.is_due(&binding)
-        {
-            return Ok(binding);
-        }
-        let way = shared.acquisition()?;
-        obtain::binding(shared, &way).await
+        obtain::binding(&self.shared, None, Haste::Now).await
     }
 
     /// Has the same key certified anew and gives up every token of older certificates.
@@ -156,20 +168,6 @@ impl ManagedIdentity {
     pub fn identity(&self) -> &Identity {
         &self.shared.imds.identity
     }
-
-    fn refresh_in_background(&self, resource: &str, now: SystemTime) {
-        let slot = self.shared.tokens.slot(resource);
-        if slot.refresh.pass(now, obtain::BACKGROUND_PAUSE) {
-            slot.flight.launch(|| {
-                obtain::fetch_token(
-                    Arc::clone(&self.shared),
-                    Arc::clone(&slot),
-                    resource.to_owned(),
-                    true,
-                )
-            });
-        }
-    }
 }
 
 impl fmt::Debug for ManagedIdentity {
@@ -190,14 +188,12 @@ impl Shared {
         ))
     }
 
-    /// Whether the binding should be replaced while it is still used: its time is coming, or the provider
-    /// has another key by now (a stronger one, or one instead of a dead one).
-    pub(crate) fn is_due(&self, binding: &Binding) -> bool {
-        self.clock.now() >= binding.renew_on()
-            || self
-                .keys
-                .cached()
-                .is_some_and(|key| key.id() != binding.key().id())
+    /// A dead key's certificates are worthless, and every token of theirs with them.
+    pub(crate) async fn key_died(self: &Arc<Self>, key: KeyId) {
+        if self.bindings.key_died(self.clock.now(), key) {
+            tracing::warn!(target: "keybond", %key, "the key died: its certificate and tokens are given up");
+        }
+        keeping::drop_certificates_of(self, key).await;
     }
 
     /// Asked before every leg that goes to the network for a bound token, and read anew each time.

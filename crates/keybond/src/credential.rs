@@ -2,6 +2,7 @@
 
 pub(crate) mod cache;
 pub(crate) mod certificate;
+pub(crate) mod keeping;
 pub(crate) mod mint;
 pub(crate) mod store;
 
@@ -12,6 +13,7 @@ use keybond_tls::ClientIdentity;
 use url::Url;
 
 use self::certificate::Facts;
+use crate::lifecycle::Life;
 
 /// One version of an identity's credential: key, certificate and where tokens are for it.
 ///
@@ -23,6 +25,8 @@ pub struct Binding {
     client_id: String,
     tenant_id: String,
     token_endpoint: Url,
+    attested: bool,
+    life: Life,
     identity: Arc<ClientIdentity>,
 }
 
@@ -59,9 +63,14 @@ impl Binding {
     }
 
     /// When the next certificate is asked for: a day before this one ends, or halfway if it lives less than
-    /// two days.
+    /// two days; up to a tenth of that time earlier or later.
     pub fn renew_on(&self) -> SystemTime {
-        self.facts.renew_on()
+        self.life.refresh_on
+    }
+
+    /// Whether the key was attested for it.
+    pub fn is_attested(&self) -> bool {
+        self.attested
     }
 
     /// The identity's client id.
@@ -92,6 +101,10 @@ impl Binding {
     /// Key and certificate as the TLS layer takes them.
     pub fn client_identity(&self) -> &Arc<ClientIdentity> {
         &self.identity
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
     }
 
     pub(crate) fn token_url(&self) -> &Url {

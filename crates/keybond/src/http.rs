@@ -19,6 +19,7 @@ use crate::{
     error::{At, Error, ServiceIds},
     json::Stated,
     leg::Leg,
+    lifecycle::pace::Turnstile,
     printable::secrets_in,
 };
 
@@ -35,6 +36,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(crate) struct Net {
     pub(crate) tls: Arc<dyn TlsConnector>,
+    /// Before every request to the metadata service, retries included.
+    pub(crate) imds_pace: Arc<Turnstile>,
 }
 
 /// A request.
@@ -196,6 +199,13 @@ impl Net {
 
     /// One attempt at a protocol exchange, bounded in time and size.
     async fn exchange(&self, ask: &Ask, at: &At, deadline: Deadline) -> Result<Answer, Error> {
+        if matches!(ask.via, Via::LocalTcp) {
+            let turn = self.imds_pace.turn();
+            if turn > Instant::now() {
+                let wait = tokio::time::sleep_until(turn);
+                deadline.bound(at.leg, &at.correlation_id, wait).await?;
+            }
+        }
         let attempt = async {
             let mut opened = self.open(ask, at).await?;
             let at = at.clone().with_status(opened.status.as_u16());

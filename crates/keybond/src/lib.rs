@@ -65,6 +65,7 @@ mod identity;
 mod imds;
 mod json;
 mod leg;
+mod lifecycle;
 pub mod pop;
 mod printable;
 mod random;
@@ -89,8 +90,8 @@ pub use self::{
     credential::{
         Binding,
         store::{
-            CertificateSlot, CertificateStore, CertificateStoreError, MintLock, StoreAnswer,
-            StoredCertificate,
+            CertificateSlot, CertificateStore, CertificateStoreError, DiskCertificates,
+            MemoryCertificates, MintLock, StoreAnswer, StoredCertificate, identity_name,
         },
     },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},

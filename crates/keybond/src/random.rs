@@ -39,6 +39,13 @@ pub(crate) fn uuid(random: &dyn Random) -> Result<String, Error> {
     Ok(text)
 }
 
+/// A number from -1 to 1, spread evenly; 0 if the generator fails, for nothing secret hangs on it.
+pub(crate) fn jitter(random: &dyn Random) -> f64 {
+    let bytes = random.bytes16().unwrap_or([0x80; 16]);
+    let number = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    f64::from(number) / f64::from(1_u32 << 31) - 1.0
+}
+
 /// Whether `text` has the form of a UUID: 8-4-4-4-12 hexadecimal digits.
 pub(crate) fn is_uuid(text: &str) -> bool {
     text.len() == 36

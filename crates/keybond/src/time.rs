@@ -85,6 +85,38 @@ impl Pause {
     }
 }
 
+/// The span of time in which an answer stays what it is, so that nobody needs to ask again. Takes no lock.
+///
+/// Its ends are set one after the other; whoever reads between them asks once too often or once too late, which
+/// changes nothing: the answer is to use what is there.
+#[derive(Default)]
+pub(crate) struct Window {
+    /// Milliseconds since 1970 by the injected clock.
+    from: AtomicU64,
+    until: AtomicU64,
+}
+
+impl Window {
+    pub(crate) fn holds(&self, now: SystemTime) -> bool {
+        let now = millis(now);
+        self.from.load(Ordering::Relaxed) <= now && now < self.until.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open(&self, from: SystemTime, until: SystemTime) {
+        self.from.store(millis(from), Ordering::Relaxed);
+        self.until.store(millis(until), Ordering::Relaxed);
+    }
+
+    pub(crate) fn close(&self) {
+        self.until.store(0, Ordering::Relaxed);
+    }
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

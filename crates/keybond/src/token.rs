@@ -6,15 +6,17 @@ pub(crate) mod request;
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use keybond_keys::Strength;
 
-use crate::{credential::Binding, error::Error, time::rfc3339};
-
-/// A token is not handed out in its last minutes: it has to arrive, too.
-const MARGIN: Duration = Duration::from_secs(5 * 60);
+use crate::{
+    credential::Binding,
+    error::Error,
+    lifecycle::{Age, Life, SKEW},
+    time::rfc3339,
+};
 
 /// An access token with the binding that it belongs to. Printed without its secret:
 ///
@@ -29,11 +31,22 @@ const MARGIN: Duration = Duration::from_secs(5 * 60);
 ///     serde_json::to_string(token).unwrap()
 /// }
 /// ```
+// The reference count before it gets a cache line of its own: see `cache`.
+#[repr(align(64))]
 pub struct AccessToken {
+    /// From when until when nothing is to be looked at but this and the version.
+    fresh_from: SystemTime,
+    fresh_until: SystemTime,
+    /// The binding's.
+    version: u64,
+    facts: Arc<Facts>,
+}
+
+/// What a token is, once for all handles to it.
+struct Facts {
     secret: String,
     expires_on: SystemTime,
-    refresh_on: SystemTime,
-    usable_until: SystemTime,
+    life: Life,
     resource: String,
     confirmed: bool,
     binding: Arc<Binding>,
@@ -68,7 +81,7 @@ impl fmt::Display for TokenType {
 impl AccessToken {
     /// The token itself. Whoever prints it, prints a secret.
     pub fn secret(&self) -> &str {
-        &self.secret
+        &self.facts.secret
     }
 
     /// How it is used.
@@ -78,42 +91,81 @@ impl AccessToken {
 
     /// When it expires.
     pub fn expires_on(&self) -> SystemTime {
-        self.expires_on
+        self.facts.expires_on
     }
 
     /// From when on a fresh one is asked for in the background.
     pub fn refresh_on(&self) -> SystemTime {
-        self.refresh_on
+        self.facts.life.refresh_on
     }
 
     /// The resource it is for, without `/.default`.
     pub fn resource(&self) -> &str {
-        &self.resource
+        &self.facts.resource
     }
 
     /// The binding it belongs to; `None` for a token that is bound to nothing.
     pub fn binding(&self) -> Option<&Arc<Binding>> {
-        Some(&self.binding)
+        Some(&self.facts.binding)
     }
 
     /// What the key behind it was shown to be; `None` for a token that is bound to nothing.
     pub fn strength(&self) -> Option<Strength> {
-        Some(self.binding.strength())
+        Some(self.facts.binding.strength())
     }
 
     /// Whether the token itself states its certificate, and the right one. `false` means that it could not be
     /// read; a token that states another certificate is never returned.
     pub fn is_confirmed(&self) -> bool {
-        self.confirmed
+        self.facts.confirmed
+    }
+
+    /// A token that came as an answer.
+    pub(crate) fn new(
+        secret: String,
+        expires_on: SystemTime,
+        life: Life,
+        resource: String,
+        confirmed: bool,
+        binding: Arc<Binding>,
+    ) -> Self {
+        Self::of(Arc::new(Facts {
+            secret,
+            expires_on,
+            life,
+            resource,
+            confirmed,
+            binding,
+        }))
+    }
+
+    fn of(facts: Arc<Facts>) -> Self {
+        Self {
+            fresh_from: facts.life.obtained.checked_sub(SKEW).unwrap_or(UNIX_EPOCH),
+            // When the certificate is to be replaced, somebody has to see to it.
+            fresh_until: facts.life.refresh_on.min(facts.binding.renew_on()),
+            version: facts.binding.version(),
+            facts,
+        }
+    }
+
+    /// Another handle to the same token, with a reference count of its own.
+    fn another(&self) -> Self {
+        Self::of(Arc::clone(&self.facts))
+    }
+
+    /// Whether it may be handed out at this time and nothing else is to be done.
+    fn is_fresh(&self, now: SystemTime) -> bool {
+        self.fresh_from <= now && now < self.fresh_until
     }
 
     /// Whether it may be handed out at this time.
-    pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
-        now < self.usable_until && now < self.binding.not_after()
+    fn is_usable(&self, now: SystemTime) -> bool {
+        self.facts.life.age(now) != Age::Over
     }
 
     pub(crate) fn bound_to(&self) -> &Arc<Binding> {
-        &self.binding
+        &self.facts.binding
     }
 }
 
@@ -121,10 +173,10 @@ impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessToken")
             .field("secret", &"<redacted>")
-            .field("resource", &self.resource)
-            .field("expires_on", &rfc3339(self.expires_on))
-            .field("confirmed", &self.confirmed)
-            .field("binding", &self.binding)
+            .field("resource", &self.facts.resource)
+            .field("expires_on", &rfc3339(self.facts.expires_on))
+            .field("confirmed", &self.facts.confirmed)
+            .field("binding", &self.facts.binding)
             .finish_non_exhaustive()
     }
 }

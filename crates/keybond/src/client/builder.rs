@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 use keybond_keys::{KeyProvider, Strength};
 use keybond_tls::TlsConnector;
 
-use super::{ManagedIdentity, Shared};
+use super::{ManagedIdentity, Shared, obtain::KeyWatcher};
 use crate::{
     attestation::AttestationProvider,
     call::{ResourceRule, ResourceRules},
-    credential::cache::BindingCache,
+    credential::{
+        cache::BindingCache,
+        store::{CertificateStore, DiskCertificates},
+    },
     environment::{Environment, ProcessEnvironment},
     error::Error,
     hosts::{ImdsEndpoint, StsHosts},
@@ -17,6 +20,7 @@ use crate::{
     identity::Identity,
     imds::Imds,
     leg::{LegReport, OnLeg},
+    lifecycle::pace::{Rate, Turnstile},
     random::{Random, SecureRandom},
     source::options::Surroundings,
     time::{Clock, SystemClock},
@@ -28,6 +32,12 @@ const DEADLINE: Duration = Duration::from_secs(100);
 
 /// A metadata service answers in milliseconds; where none is, nobody should wait.
 const PROBE_BUDGET: Duration = Duration::from_secs(1);
+
+/// The metadata service is shared by everything on the machine and throttles; a certificate needs two requests.
+const IMDS_RATE: Rate = Rate {
+    per_second: 5.0,
+    burst: 5,
+};
 
 /// Bytes of a resource's answer that are read at most.
 const RESPONSE_LIMIT: usize = 16 << 20;
@@ -50,6 +60,8 @@ pub struct ManagedIdentityBuilder {
     probe_budget: Duration,
     response_limit: usize,
     on_leg: Option<OnLeg>,
+    certificates: Option<Arc<dyn CertificateStore>>,
+    imds_rate: Rate,
     pub(crate) surroundings: Surroundings,
 }
 
@@ -71,6 +83,8 @@ impl Default for ManagedIdentityBuilder {
             probe_budget: PROBE_BUDGET,
             response_limit: RESPONSE_LIMIT,
             on_leg: None,
+            certificates: None,
+            imds_rate: IMDS_RATE,
             surroundings: Surroundings::default(),
         }
     }
@@ -161,6 +175,14 @@ impl ManagedIdentityBuilder {
         self
     }
 
+    /// How often this client asks the metadata service at most, retries included: `burst` times at once and
+    /// `per_second` times a second in the long run; 5 and 5 if not set. Who comes too early waits, within its
+    /// deadline.
+    pub fn imds_rate(mut self, per_second: f64, burst: u32) -> Self {
+        self.imds_rate = Rate { per_second, burst };
+        self
+    }
+
     /// Bytes of a resource's answer that are read at most; 16 MiB if not set.
     pub fn response_limit(mut self, bytes: usize) -> Self {
         self.response_limit = bytes;
@@ -173,6 +195,14 @@ impl ManagedIdentityBuilder {
         self
     }
 
+    /// Where certificates are kept for other processes and clients. If not set, they are kept in files below
+    /// the state directory, if there is one ([`DiskCertificates`]); a certificate whose key lives in process
+    /// memory is not, for nobody else can use it.
+    pub fn certificate_store(mut self, store: Arc<dyn CertificateStore>) -> Self {
+        self.certificates = Some(store);
+        self
+    }
+
     /// Finishes the configuration. Nothing is sent and no key is made before it is needed.
     ///
     /// # Errors
@@ -181,10 +211,17 @@ impl ManagedIdentityBuilder {
         let required = |what| Error::configuration(what, "is required");
         let tls = self.tls.ok_or_else(|| required("tls"))?;
         let keys = self.keys.ok_or_else(|| required("key_provider"))?;
+        let certificates = self.certificates.or_else(|| {
+            let state = self.surroundings.switch.directory.as_ref()?;
+            Some(Arc::new(DiskCertificates::new(state)))
+        });
         let endpoint = ImdsEndpoint::choose(self.imds_endpoint.as_deref(), &*self.environment)?;
         let shared = Shared {
             imds: Imds {
-                net: Net { tls },
+                net: Net {
+                    tls,
+                    imds_pace: Arc::new(Turnstile::new(self.imds_rate)),
+                },
                 endpoint,
                 identity: self.identity.checked()?,
             },
@@ -202,6 +239,8 @@ impl ManagedIdentityBuilder {
             response_limit: self.response_limit,
             bindings: BindingCache::new(),
             tokens: TokenCache::new(),
+            certificates,
+            watcher: KeyWatcher::default(),
             surroundings: self.surroundings,
         };
         Ok(ManagedIdentity {

@@ -1,10 +1,7 @@
 //! Reads an issued certificate and holds it against everything that is known: the key, the client, the
 //! tenant, the clock, the purpose.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use ::der::{Decode as _, Encode as _, Tag, Tagged as _, oid::ObjectIdentifier};
 use aws_lc_rs::digest::{SHA256, digest};
@@ -15,16 +12,10 @@ use x509_cert::{
     ext::pkix::{ExtendedKeyUsage, KeyUsage},
 };
 
-use crate::{
-    error::{At, CertificateProblem, Error, Malformation},
-    imds::{issue::Issued, metadata::Metadata},
-};
+use crate::error::{At, CertificateProblem, Error, Malformation};
 
 /// How far the issuer's clock may be ahead of this machine's.
 const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
-
-/// A certificate is replaced a day before it ends, or halfway.
-const RENEW_BEFORE: Duration = Duration::from_secs(24 * 60 * 60);
 
 const CN: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 const DC: ObjectIdentifier = ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.25");
@@ -39,50 +30,47 @@ pub(crate) struct Facts {
     pub(crate) x5t_s256: String,
 }
 
-impl Facts {
-    pub(crate) fn renew_on(&self) -> SystemTime {
-        let life = self
-            .not_after
-            .duration_since(self.not_before)
-            .unwrap_or_default();
-        self.not_after - RENEW_BEFORE.min(life / 2)
-    }
+/// Whose a certificate has to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub(crate) key: &'a HeldKey,
+    pub(crate) client_id: &'a str,
+    pub(crate) tenant_id: &'a str,
 }
 
-/// Checks what was issued for `key` to the client and tenant of `metadata`.
+/// Checks a certificate (DER) that was issued, now or some time ago, to `owner`.
 pub(crate) fn check(
-    issued: &Issued,
-    key: &Arc<HeldKey>,
-    metadata: &Metadata,
+    certificate_der: &[u8],
+    owner: Owner<'_>,
     now: SystemTime,
+    at: &At,
 ) -> Result<Facts, Error> {
-    let at = &issued.at;
     let refuse = |problem| Error::Certificate {
         at: at.clone(),
         problem,
     };
-    let certificate = Certificate::from_der(&issued.certificate).map_err(|_| unreadable(at))?;
+    let certificate = Certificate::from_der(certificate_der).map_err(|_| unreadable(at))?;
     let certificate = certificate.tbs_certificate();
     let spki = certificate
         .subject_public_key_info()
         .to_der()
         .map_err(|_| unreadable(at))?;
-    if spki != key.public_key().spki_der() {
+    if spki != owner.key.public_key().spki_der() {
         return Err(refuse(CertificateProblem::AnotherKey));
     }
     let found = single(certificate, CN).unwrap_or_default();
-    if !found.eq_ignore_ascii_case(&metadata.client_id) {
+    if !found.eq_ignore_ascii_case(owner.client_id) {
         return Err(refuse(CertificateProblem::AnotherClient {
-            expected: metadata.client_id.clone(),
+            expected: owner.client_id.to_owned(),
             found,
         }));
     }
     // An issuer may leave the tenant out; what it must not do is name another.
     if let Some(found) = single(certificate, DC)
-        && !found.eq_ignore_ascii_case(&metadata.tenant_id)
+        && !found.eq_ignore_ascii_case(owner.tenant_id)
     {
         return Err(refuse(CertificateProblem::AnotherTenant {
-            expected: metadata.tenant_id.clone(),
+            expected: owner.tenant_id.to_owned(),
             found,
         }));
     }
@@ -98,7 +86,7 @@ pub(crate) fn check(
     if let Some(extension) = forbids_clients(certificate).map_err(|_| unreadable(at))? {
         return Err(refuse(CertificateProblem::NotForClients { extension }));
     }
-    let hash = digest(&SHA256, &issued.certificate);
+    let hash = digest(&SHA256, certificate_der);
     Ok(Facts {
         not_before,
         not_after,

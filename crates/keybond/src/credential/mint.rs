@@ -1,11 +1,16 @@
-//! The way from a key to a certificate, and why it is gone.
+//! The way to a certificate, and why it is gone: what was kept, if it serves; else key → metadata → CSR →
+//! attestation → certificate → checks.
 
 use std::sync::Arc;
 
 use keybond_keys::HeldKey;
 use keybond_tls::ClientIdentity;
 
-use super::{Binding, certificate};
+use super::{
+    Binding,
+    certificate::{self, Owner},
+    keeping::{Keeping, Turn},
+};
 use crate::{
     acquisition::Acquisition,
     attestation,
@@ -14,7 +19,7 @@ use crate::{
     error::{At, Error, Malformation},
     imds::{issue::Allowed, metadata::Metadata},
     leg::{Done, Leg},
-    telemetry,
+    lifecycle, random, telemetry,
 };
 
 /// Why a certificate is asked for.
@@ -26,18 +31,20 @@ pub(crate) enum Mint {
     Due(Arc<Binding>),
     /// The caller wants a new one.
     Demanded,
-    /// The token service refused this one: nothing that was kept anywhere will do.
+    /// The token service refused this one: neither it nor an older one will do, wherever it was kept.
     #[expect(dead_code, reason = "for the remedies of the token leg")]
     Refused(Arc<Binding>),
 }
 
 impl Mint {
-    /// Whether a binding that somebody else got meanwhile serves the purpose.
+    /// Whether a binding that somebody else got serves the purpose.
     pub(crate) fn is_served_by(&self, binding: &Binding) -> bool {
         match self {
             Self::Missing => true,
             Self::Due(old) => {
-                binding.x5t_s256() != old.x5t_s256() && binding.not_after() > old.not_after()
+                let other_key = binding.key().id() != old.key().id();
+                binding.x5t_s256() != old.x5t_s256()
+                    && (other_key || binding.not_after() > old.not_after())
             }
             Self::Refused(old) => {
                 binding.x5t_s256() != old.x5t_s256() && binding.not_before() >= old.not_before()
@@ -47,8 +54,7 @@ impl Mint {
     }
 }
 
-/// Key → metadata → CSR → attestation → certificate → checks. The key comes first, so that nothing leaves the
-/// machine if none reaches the floor.
+/// One run. The key comes first, so that nothing leaves the machine if none reaches the floor.
 pub(crate) async fn mint(
     shared: &Shared,
     way: &Acquisition,
@@ -60,23 +66,24 @@ pub(crate) async fn mint(
     }
     shared.check_switch(Leg::Metadata)?;
     let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
-    let metadata = match shared.bindings.metadata(shared.clock.now()) {
-        Some(metadata) => metadata,
-        None => {
-            let asked = shared.imds.metadata(&way.id, way.deadline);
-            let metadata = Arc::new(way.leg(Leg::Metadata, asked).await?);
-            shared
-                .bindings
-                .keep_metadata(Arc::clone(&metadata), shared.clock.now());
-            metadata
-        }
+    let Some(keeping) = Keeping::of(shared, way, why, &key) else {
+        let metadata = metadata(shared, way).await?;
+        return certify(shared, way, key, &metadata).await;
     };
-    let minted = certify(shared, way, key, &metadata).await;
-    if minted.is_err() {
-        // Whatever was wrong, the next attempt starts from what the service says then.
-        shared.bindings.forget_metadata();
-    }
-    minted
+    // Whoever has the turn asks; the others find what was kept.
+    let _turn = match keeping.turn().await? {
+        Turn::Served(binding) => return Ok(binding),
+        Turn::Mine(lock) => lock,
+    };
+    let metadata = metadata(shared, way).await?;
+    // The same identity, named in another way, has another turn but the same certificate.
+    let _canonical = match keeping.turn_of(&metadata.client_id).await? {
+        Turn::Served(binding) => return Ok(binding),
+        Turn::Mine(lock) => lock,
+    };
+    let binding = certify(shared, way, Arc::clone(&key), &metadata).await?;
+    keeping.keep(&binding).await;
+    Ok(binding)
 }
 
 async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey>>, Error> {
@@ -103,7 +110,33 @@ async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey
     Ok(Done::new(key, outcome))
 }
 
+async fn metadata(shared: &Shared, way: &Acquisition) -> Result<Arc<Metadata>, Error> {
+    if let Some(metadata) = shared.bindings.metadata(shared.clock.now()) {
+        return Ok(metadata);
+    }
+    let asked = shared.imds.metadata(&way.id, way.deadline);
+    let metadata = Arc::new(way.leg(Leg::Metadata, asked).await?);
+    shared
+        .bindings
+        .keep_metadata(Arc::clone(&metadata), shared.clock.now());
+    Ok(metadata)
+}
+
 async fn certify(
+    shared: &Shared,
+    way: &Acquisition,
+    key: Arc<HeldKey>,
+    metadata: &Metadata,
+) -> Result<Arc<Binding>, Error> {
+    let certified = certify_once(shared, way, key, metadata).await;
+    if certified.is_err() {
+        // Whatever was wrong, the next attempt starts from what the service says then.
+        shared.bindings.forget_metadata();
+    }
+    certified
+}
+
+async fn certify_once(
     shared: &Shared,
     way: &Acquisition,
     key: Arc<HeldKey>,
@@ -142,7 +175,7 @@ async fn certify(
             Some(way.leg(Leg::Attestation, bounded).await?)
         }
     };
-    let attested = attested.as_ref().map(attestation::AttestationToken::as_str);
+    let attestation = attested.as_ref().map(attestation::AttestationToken::as_str);
 
     let allowed = Allowed {
         hosts: &shared.sts_hosts,
@@ -151,30 +184,46 @@ async fn certify(
     let issued = async {
         let done = shared
             .imds
-            .issue(metadata, &csr, attested, allowed, &way.id, way.deadline)
+            .issue(metadata, &csr, attestation, allowed, &way.id, way.deadline)
             .await?;
         let issued = done.value;
-        let facts = certificate::check(&issued, &key, metadata, shared.clock.now())?;
-        // The TLS layer's own check; ours has been stricter.
-        let identity = ClientIdentity::new(vec![issued.certificate], key).map_err(|cause| {
-            let expected = "a client certificate";
-            tracing::debug!(target: "keybond", %cause, "the TLS layer refused the certificate");
-            At::malformed(
-                &issued.at,
-                "certificate",
-                Malformation::Unexpected { expected },
-            )
-        })?;
+        let now = shared.clock.now();
+        let owner = Owner {
+            key: &key,
+            client_id: &metadata.client_id,
+            tenant_id: &metadata.tenant_id,
+        };
+        let facts = certificate::check(&issued.certificate, owner, now, &issued.at)?;
+        let identity = client_identity(vec![issued.certificate], key, &issued.at)?;
+        let jitter = random::jitter(&*shared.random);
+        let life = lifecycle::certificate::life(now, facts.not_before, facts.not_after, jitter);
         let binding = Binding {
             version: shared.bindings.next_version(),
             facts,
             client_id: metadata.client_id.clone(),
             tenant_id: metadata.tenant_id.clone(),
             token_endpoint: issued.token_endpoint,
-            identity: Arc::new(identity),
+            attested: attested.is_some(),
+            life,
+            identity,
         };
         telemetry::certified(shared, &binding);
         Ok(Done::new(Arc::new(binding), done.outcome))
     };
     way.leg(Leg::Issue, issued).await
+}
+
+/// The TLS layer's own check; ours has been stricter.
+pub(super) fn client_identity(
+    chain: Vec<Vec<u8>>,
+    key: Arc<HeldKey>,
+    at: &At,
+) -> Result<Arc<ClientIdentity>, Error> {
+    ClientIdentity::new(chain, key)
+        .map(Arc::new)
+        .map_err(|cause| {
+            let expected = "a client certificate";
+            tracing::debug!(target: "keybond", %cause, "the TLS layer refused the certificate");
+            at.malformed("certificate", Malformation::Unexpected { expected })
+        })
 }

@@ -6,6 +6,13 @@
 //!    another are different slots; one identity has the same slot however it was named.
 //! 3. What cannot be understood is set aside, not deleted and not overwritten.
 
+mod disk;
+mod memory;
+mod record;
+
+pub use disk::DiskCertificates;
+pub use memory::MemoryCertificates;
+
 use std::{any::Any, fmt::Write as _, path::PathBuf, time::SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -23,10 +30,17 @@ pub trait CertificateStore: Send + Sync + 'static {
         key.store() != StoreId::Memory
     }
 
+    /// Whether what it keeps is there after the process: then `MSAL_MI_DISABLE_PERSISTENT_CERT_CACHE` turns
+    /// it off.
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
     /// What is in a slot.
     fn find(&self, slot: &CertificateSlot) -> StoreAnswer;
 
-    /// Puts a certificate into a slot, in the place of the one that is there.
+    /// Puts a certificate into a slot, in the place of the one that is there. The store may drop certificates
+    /// that ended before `now`.
     ///
     /// # Errors
     /// [`CertificateStoreError`]; the slot then holds what it held before.
@@ -34,6 +48,7 @@ pub trait CertificateStore: Send + Sync + 'static {
         &self,
         slot: &CertificateSlot,
         certificate: &StoredCertificate,
+        now: SystemTime,
     ) -> Result<(), CertificateStoreError>;
 
     /// Empties a slot, if the certificate in it has this `x5t#S256` (any, if `None`); `false` if nothing was
@@ -118,6 +133,24 @@ impl CertificateSlot {
             &self.key.to_string(),
         ])
     }
+}
+
+/// The name of the lock under which a certificate is asked for: the identity as it was named.
+pub(crate) fn lock_name(source: &str, named: &Identity, attested: bool, key: KeyId) -> String {
+    let attested = if attested { "attested" } else { "plain" };
+    hash(&[
+        "lock",
+        &identity_name(source, named),
+        attested,
+        &key.to_string(),
+    ])
+}
+
+/// A name for an identity as it was named, for files: 32 hexadecimal digits.
+pub fn identity_name(source: &str, identity: &Identity) -> String {
+    let (how, id) = identity.selector().unwrap_or(("system_assigned", ""));
+    // Azure compares resource ids without regard to case.
+    hash(&["identity", source, how, &id.to_ascii_lowercase()])
 }
 
 /// The first half of the SHA-256 of the parts, each followed by a zero byte, which none contains.

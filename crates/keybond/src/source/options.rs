@@ -36,9 +36,11 @@ impl Default for Surroundings {
 }
 
 impl ManagedIdentityBuilder {
-    /// The directory in which an operator may put a file `disable-imds-v2` to switch bound tokens off at
-    /// once, for every process that was told of the directory. It is looked at before every leg to the
-    /// network; what is cached stays. No file switch if not set.
+    /// keybond's directory of its own. Certificates are kept in it, unless
+    /// [`ManagedIdentityBuilder::certificate_store`] says otherwise; and an operator may put a file
+    /// `disable-imds-v2` in it to switch bound tokens off at once, for every process that was told of the
+    /// directory. The file is looked at before every leg to the network; what is cached stays. Neither if not
+    /// set.
     pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.surroundings.switch.directory = Some(directory.into());
         self

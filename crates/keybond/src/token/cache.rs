@@ -1,86 +1,256 @@
-//! The tokens in use, one per resource.
+//! The tokens in use.
+//!
+//! A client has one identity, one floor, attests or does not, and this cache holds bound tokens without claims
+//! only: what is left of a token's key is its resource, and the version of the binding that it carries.
 //!
 //! 1. A read is a few atomic loads, a look into a map that is never changed in place, and a reference count.
 //!    It takes no lock and waits for nobody, whatever is being fetched for whichever resource.
-//! 2. At most one fetch per resource is under way; a fetch for one never delays another.
-//! 3. Past its refresh time a token is still handed out while the next is fetched in the background; a
-//!    failure is not tried again before a pause.
-//! 4. No token of a retired binding is handed out.
+//! 2. Threads read handles of their own, each with its own reference count on a cache line of its own: readers on
+//!    different cores do not take the line from each other.
+//! 3. At most one fetch per resource is under way; a fetch for one never delays another.
+//! 4. Past its refresh time a token is still handed out while the next is fetched; what is started when says the
+//!    machine (`lifecycle`), which is asked only when its last answer may have changed.
+//! 5. No token of a retired binding is handed out.
+//! 6. A new resource costs the copy of a small part of the map, whatever is in the others.
 
-use std::{collections::HashMap, sync::Arc, time::SystemTime};
+use std::{
+    cell::Cell,
+    hash::BuildHasher as _,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::AccessToken;
 use crate::{
-    credential::cache::BindingCache, error::Error, single_flight::SingleFlight, time::Pause,
+    credential::cache::BindingCache,
+    error::Error,
+    lifecycle::{Input, Machine, Output},
+    single_flight::SingleFlight,
+    time::Window,
 };
+
+/// Parts of the map. With ten thousand resources a new one copies some forty references.
+const PARTS: usize = 256;
+
+/// At most this many handles to a token.
+const MOST_HANDLES: usize = 8;
+
+/// What somebody who asked is to do.
+pub(crate) enum Asked<T> {
+    /// Use this.
+    Use(T),
+    /// Use this and start the run that gets the next.
+    UseAndStart(T),
+    /// Start a run and wait for it.
+    Start,
+    /// Nothing can be had now.
+    Fail(Error),
+}
 
 /// Everything kept for one resource.
 pub(crate) struct Slot {
-    current: ArcSwapOption<AccessToken>,
+    resource: Arc<str>,
+    handles: Box<[ArcSwapOption<AccessToken>]>,
+    machine: Mutex<Machine<Error>>,
+    window: Window,
     pub(crate) flight: SingleFlight<Result<Arc<AccessToken>, Error>>,
-    pub(crate) refresh: Pause,
 }
 
 impl Slot {
-    /// The token, if it may be handed out now.
+    fn new(resource: Arc<str>, handles: usize) -> Self {
+        Self {
+            resource,
+            handles: (0..handles).map(|_| ArcSwapOption::empty()).collect(),
+            machine: Mutex::default(),
+            window: Window::default(),
+            flight: SingleFlight::new(),
+        }
+    }
+
+    /// The resource.
+    pub(crate) fn resource(&self) -> &Arc<str> {
+        &self.resource
+    }
+
+    /// This thread's handle.
+    fn handle(&self) -> &ArcSwapOption<AccessToken> {
+        // Their number is a power of two.
+        &self.handles[this_thread() & (self.handles.len() - 1)]
+    }
+
+    /// The token, if it may be handed out and nothing else is to be done.
+    fn fresh(&self, now: SystemTime, bindings: &BindingCache) -> Option<Arc<AccessToken>> {
+        let handle = self.handle().load();
+        let token = handle.as_ref()?;
+        let fresh = token.is_fresh(now) && !bindings.is_retired(token.version);
+        fresh.then(|| Arc::clone(token))
+    }
+
+    /// The token, if it may be handed out.
     pub(crate) fn usable(
         &self,
         now: SystemTime,
         bindings: &BindingCache,
     ) -> Option<Arc<AccessToken>> {
-        let current = self.current.load();
-        let current = current.as_ref()?;
-        let good = current.is_usable(now) && !bindings.is_retired(current.bound_to());
-        good.then(|| Arc::clone(current))
+        let token = self.handle().load_full()?;
+        (token.is_usable(now) && !bindings.is_retired(token.version)).then_some(token)
     }
 
-    pub(crate) fn put(&self, token: &Arc<AccessToken>) {
-        self.current.store(Some(Arc::clone(token)));
+    /// What to do for somebody who wants the token.
+    pub(crate) fn ask(&self, now: SystemTime, bindings: &BindingCache) -> Asked<Arc<AccessToken>> {
+        let usable = self.usable(now, bindings);
+        if let Some(token) = usable {
+            if self.window.holds(now) {
+                return Asked::Use(token);
+            }
+            return match self.machine().step(now, Input::Asked) {
+                Output::Use { until } => {
+                    self.window.open(now, until);
+                    Asked::Use(token)
+                }
+                Output::UseAndStart { until } => {
+                    self.window.open(now, until);
+                    Asked::UseAndStart(token)
+                }
+                Output::Start | Output::Fail(_) | Output::Wait => Asked::Use(token),
+            };
+        }
+        let mut machine = self.machine();
+        if machine.life().is_some() {
+            // Its time is over, or its binding was retired, which the machine does not know.
+            machine.step(now, Input::Revoked);
+            self.window.close();
+        }
+        match machine.step(now, Input::Asked) {
+            Output::Fail(cause) => Asked::Fail(cause),
+            _ => Asked::Start,
+        }
+    }
+
+    /// Puts a token to use.
+    pub(crate) fn put(&self, now: SystemTime, token: &Arc<AccessToken>) {
+        let mut machine = self.machine();
+        machine.step(now, Input::Got(token.facts.life));
+        self.window.close();
+        let mine = this_thread() & (self.handles.len() - 1);
+        for (index, handle) in self.handles.iter().enumerate() {
+            handle.store(Some(if index == mine {
+                Arc::clone(token)
+            } else {
+                Arc::new(token.another())
+            }));
+        }
+    }
+
+    /// Takes note of a fetch that failed; `hold` is what the service asked to wait.
+    pub(crate) fn failed(
+        &self,
+        now: SystemTime,
+        cause: &Error,
+        hold: Option<Duration>,
+        jitter: f64,
+    ) {
+        let cause = cause.clone();
+        self.machine().step(
+            now,
+            Input::Failed {
+                cause,
+                hold,
+                jitter,
+            },
+        );
+        self.window.close();
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine<Error>> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+type Part = ArcSwap<HashTable<Arc<Slot>>>;
+
 /// The slots by resource.
 pub(crate) struct TokenCache {
-    slots: ArcSwap<HashMap<Box<str>, Arc<Slot>>>,
+    /// Seeded at random: who names resources cannot choose where they go.
+    hasher: DefaultHashBuilder,
+    parts: Box<[Part]>,
+    handles: usize,
 }
 
 impl TokenCache {
     pub(crate) fn new() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // An empty table allocates nothing, and all parts begin with the same one.
+        let empty = Arc::new(HashTable::new());
         Self {
-            slots: ArcSwap::from_pointee(HashMap::new()),
+            hasher: DefaultHashBuilder::default(),
+            parts: (0..PARTS)
+                .map(|_| ArcSwap::new(Arc::clone(&empty)))
+                .collect(),
+            handles: cores.next_power_of_two().min(MOST_HANDLES),
         }
     }
 
-    /// The token for a resource, if one may be handed out now, and its slot if there is one.
-    pub(crate) fn usable(
+    /// The token for a resource, if it may be handed out and nothing else is to be done.
+    pub(crate) fn fresh(
         &self,
         resource: &str,
         now: SystemTime,
         bindings: &BindingCache,
     ) -> Option<Arc<AccessToken>> {
-        self.slots.load().get(resource)?.usable(now, bindings)
+        let hash = self.hasher.hash_one(resource);
+        let part = self.part(hash).load();
+        part.find(hash, |slot| *slot.resource == *resource)?
+            .fresh(now, bindings)
     }
 
     /// The slot of a resource, made if need be.
     pub(crate) fn slot(&self, resource: &str) -> Arc<Slot> {
-        if let Some(slot) = self.slots.load().get(resource) {
-            return Arc::clone(slot);
+        let hash = self.hasher.hash_one(resource);
+        let part = self.part(hash);
+        let find = |slots: &HashTable<Arc<Slot>>| {
+            slots
+                .find(hash, |slot| *slot.resource == *resource)
+                .map(Arc::clone)
+        };
+        if let Some(slot) = find(&part.load()) {
+            return slot;
         }
-        let fresh = Arc::new(Slot {
-            current: ArcSwapOption::empty(),
-            flight: SingleFlight::new(),
-            refresh: Pause::new(),
-        });
-        // Another caller may have made it meanwhile; whichever is in the map is the one.
-        self.slots.rcu(|slots| {
-            let mut slots = HashMap::clone(slots);
-            slots
-                .entry(resource.into())
-                .or_insert_with(|| Arc::clone(&fresh));
+        let fresh = Arc::new(Slot::new(resource.into(), self.handles));
+        // Another caller may have made it meanwhile; whichever is in the table is the one.
+        part.rcu(|slots| {
+            let mut slots = HashTable::clone(slots);
+            if find(&slots).is_none() {
+                let rehash = |slot: &Arc<Slot>| self.hasher.hash_one(&*slot.resource);
+                slots.insert_unique(hash, Arc::clone(&fresh), rehash);
+            }
             slots
         });
-        self.slots.load().get(resource).map_or(fresh, Arc::clone)
+        find(&part.load()).unwrap_or(fresh)
     }
+
+    fn part(&self, hash: u64) -> &Part {
+        // The tables use the low bits and the highest seven.
+        &self.parts[(hash >> 40) as usize % PARTS]
+    }
+}
+
+/// A small number for this thread; threads that follow each other get different ones.
+fn this_thread() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static THIS: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    THIS.with(|this| {
+        if this.get() == usize::MAX {
+            this.set(THREADS.fetch_add(1, Ordering::Relaxed));
+        }
+        this.get()
+    })
 }

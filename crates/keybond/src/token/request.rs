@@ -11,7 +11,7 @@ use bytes::Bytes;
 use keybond_tls::Leg as TlsLeg;
 use serde_json::Value;
 
-use super::{AccessToken, MARGIN, TokenType};
+use super::{AccessToken, TokenType};
 use crate::{
     acquisition::Acquisition,
     client::Shared,
@@ -21,6 +21,8 @@ use crate::{
     imds::retry::Family,
     json::Object,
     leg::{Done, Leg},
+    lifecycle::{self, token::Granted},
+    random,
 };
 
 /// Tokens live a day; a month is more than any service grants.
@@ -52,15 +54,16 @@ pub(crate) async fn request(
     if answer.status.as_u16() != 200 {
         return Err(answer.refusal(at, &ask));
     }
-    let token = read(&answer, &at, binding, resource, asked_at)?;
+    let jitter = random::jitter(&*shared.random);
+    let token = read(&answer, &at, binding, resource, asked_at, jitter)?;
     let life = token
-        .expires_on
+        .expires_on()
         .duration_since(asked_at)
         .unwrap_or_default();
     let outcome = format!(
         "mtls_pop for {resource}, {} s, {}",
         life.as_secs(),
-        if token.confirmed {
+        if token.is_confirmed() {
             "bound to the certificate"
         } else {
             "opaque: it does not show what it is bound to"
@@ -119,6 +122,7 @@ fn read(
     binding: &Arc<Binding>,
     resource: &str,
     asked_at: SystemTime,
+    jitter: f64,
 ) -> Result<AccessToken, Error> {
     const SANE: &str = "a number of seconds from 1 to a month";
     let object = Object::parse(&answer.body, at)?;
@@ -137,21 +141,20 @@ fn read(
     if !(1..=LONGEST_LIFE).contains(&life) {
         return Err(object.unexpected("expires_in", SANE));
     }
-    let refresh_in = object
-        .seconds("refresh_in")?
-        .filter(|refresh| (1..life).contains(refresh))
-        .unwrap_or(life / 2);
+    let granted = Granted {
+        asked_at,
+        expires_in: Duration::from_secs(life),
+        refresh_in: object.seconds("refresh_in")?.map(Duration::from_secs),
+    };
     let confirmed = check_confirmation(secret, binding.x5t_s256(), at)?;
-    let life = Duration::from_secs(life);
-    Ok(AccessToken {
-        secret: secret.to_owned(),
-        expires_on: asked_at + life,
-        refresh_on: asked_at + Duration::from_secs(refresh_in),
-        usable_until: asked_at + life - MARGIN.min(life / 10),
-        resource: resource.to_owned(),
+    Ok(AccessToken::new(
+        secret.to_owned(),
+        asked_at + granted.expires_in,
+        lifecycle::token::life(granted, binding.life(), jitter),
+        resource.to_owned(),
         confirmed,
-        binding: Arc::clone(binding),
-    })
+        Arc::clone(binding),
+    ))
 }
 
 /// Holds the token's own statement (RFC 8705 §3.1) against the certificate. A token that is not a readable

@@ -1,0 +1,285 @@
+//! Certificates that were kept: looked for, checked again, and waited for while somebody else asks.
+
+use std::{sync::Arc, time::Duration};
+
+use keybond_keys::HeldKey;
+
+use super::{
+    Binding,
+    certificate::{self, Owner},
+    mint::{Mint, client_identity},
+    store::{self, CertificateSlot, CertificateStore, MintLock, StoreAnswer, StoredCertificate},
+};
+use crate::{
+    acquisition::Acquisition,
+    client::Shared,
+    environment::{self, DISABLE_CERTIFICATE_CACHE},
+    error::{At, Error},
+    identity::Identity,
+    leg::{Done, Leg},
+    lifecycle, random, telemetry,
+};
+
+/// How often somebody who waits looks whether the certificate or the turn is there.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const RAREST_LOOK: Duration = Duration::from_millis(250);
+
+/// One run's view of the store.
+pub(super) struct Keeping<'a> {
+    shared: &'a Shared,
+    way: &'a Acquisition,
+    why: &'a Mint,
+    key: &'a Arc<HeldKey>,
+    store: Arc<dyn CertificateStore>,
+    source: &'a str,
+}
+
+/// Whose turn it is to ask for a certificate.
+pub(super) enum Turn {
+    /// Nobody's: this one serves the purpose.
+    Served(Arc<Binding>),
+    /// Ours, for as long as this is held. Without a lock nobody else is kept from asking, too.
+    Mine(Option<MintLock>),
+}
+
+impl<'a> Keeping<'a> {
+    /// The store, if certificates of this key are kept at all.
+    pub(super) fn of(
+        shared: &'a Shared,
+        way: &'a Acquisition,
+        why: &'a Mint,
+        key: &'a Arc<HeldKey>,
+    ) -> Option<Self> {
+        let store = Arc::clone(shared.certificates.as_ref()?);
+        let off = store.outlives_process()
+            && environment::is_on(&*shared.environment, DISABLE_CERTIFICATE_CACHE);
+        if off || !store.takes(key) {
+            return None;
+        }
+        Some(Self {
+            shared,
+            way,
+            why,
+            key,
+            store,
+            source: shared.imds.endpoint.as_str(),
+        })
+    }
+
+    /// What was kept for the identity as it was named, or the turn to ask.
+    pub(super) async fn turn(&self) -> Result<Turn, Error> {
+        let identity = &self.shared.imds.identity;
+        let known = match identity {
+            Identity::ClientId(id) => Some(id.clone()),
+            other => {
+                let (source, other) = (self.source.to_owned(), other.clone());
+                self.ask(move |store| store.client_id_of(&source, &other))
+                    .await
+                    .and_then(Result::ok)
+                    .flatten()
+            }
+        };
+        self.wait(identity, known.as_deref()).await
+    }
+
+    /// The same for the client id that the metadata service named.
+    pub(super) async fn turn_of(&self, client_id: &str) -> Result<Turn, Error> {
+        let identity = &self.shared.imds.identity;
+        let canonical = Identity::ClientId(client_id.to_ascii_lowercase());
+        if *identity == canonical {
+            return Ok(Turn::Mine(None));
+        }
+        let (source, named) = (self.source.to_owned(), identity.clone());
+        let id = client_id.to_ascii_lowercase();
+        let learnt = self
+            .ask(move |store| store.learn(&source, &named, &id))
+            .await;
+        if let Some(Err(error)) = learnt {
+            tracing::warn!(target: "keybond", %error, "whose client id it is was not kept");
+        }
+        self.wait(&canonical, Some(client_id)).await
+    }
+
+    async fn wait(&self, named: &Identity, client_id: Option<&str>) -> Result<Turn, Error> {
+        let attested = self.shared.attestation.is_some();
+        let lock = store::lock_name(self.source, named, attested, self.key.id());
+        let mut pause = FIRST_LOOK;
+        loop {
+            if let Some(binding) = self.look(client_id).await {
+                return Ok(Turn::Served(binding));
+            }
+            let name = lock.clone();
+            let locked = match self.ask(move |store| store.try_lock(&name)).await {
+                Some(Ok(locked)) => locked,
+                Some(Err(error)) => {
+                    tracing::warn!(target: "keybond", %error, "no lock: others may ask for the same certificate");
+                    return Ok(Turn::Mine(None));
+                }
+                None => return Ok(Turn::Mine(None)),
+            };
+            if let Some(lock) = locked {
+                // Between the look and the lock somebody may have finished.
+                return Ok(match self.look(client_id).await {
+                    Some(binding) => Turn::Served(binding),
+                    None => Turn::Mine(Some(lock)),
+                });
+            }
+            let deadline = self.way.deadline;
+            deadline
+                .bound(Leg::Issue, &self.way.id, tokio::time::sleep(pause))
+                .await?;
+            pause = (pause * 2).min(RAREST_LOOK);
+        }
+    }
+
+    /// The certificate that was kept for this client, if it passes every check and serves the purpose.
+    async fn look(&self, client_id: Option<&str>) -> Option<Arc<Binding>> {
+        if matches!(self.why, Mint::Demanded) {
+            return None;
+        }
+        let slot = self.slot(client_id?);
+        let asked = slot.clone();
+        let place = self.store.describe();
+        let stored = match self.ask(move |store| store.find(&asked)).await? {
+            StoreAnswer::Certificate(stored) => stored,
+            StoreAnswer::Absent => return None,
+            StoreAnswer::Unreadable { detail } => {
+                tracing::warn!(target: "keybond", %place, %detail, "a kept certificate cannot be read");
+                return None;
+            }
+            StoreAnswer::Corrupt { detail, set_aside } => {
+                tracing::warn!(target: "keybond", %place, %detail, ?set_aside, "a kept certificate makes no sense");
+                return None;
+            }
+            StoreAnswer::Foreign { detail, set_aside } => {
+                tracing::warn!(target: "keybond", %place, %detail, ?set_aside, "a kept certificate is for something else");
+                return None;
+            }
+        };
+        let until = crate::time::rfc3339(stored.not_after);
+        let adopted = match self.adopt(*stored, &slot) {
+            Ok(binding) if self.why.is_served_by(&binding) => binding,
+            Ok(_) => return None,
+            Err(error) => {
+                tracing::info!(target: "keybond", %place, %error, "a kept certificate is not used");
+                return None;
+            }
+        };
+        let outcome = format!("a certificate that was kept in {place}, valid until {until}");
+        telemetry::certified(self.shared, &adopted);
+        let done = async { Ok(Done::new(Arc::new(adopted), outcome)) };
+        self.way.leg(Leg::Issue, done).await.ok()
+    }
+
+    /// What was kept is believed no more than what comes over the network.
+    fn adopt(&self, stored: StoredCertificate, slot: &CertificateSlot) -> Result<Binding, Error> {
+        let shared = self.shared;
+        let at = At::new(Leg::Issue, &self.way.id);
+        let now = shared.clock.now();
+        if !stored.client_id.eq_ignore_ascii_case(&slot.client_id) {
+            return Err(at.mismatch("client_id", &slot.client_id, stored.client_id));
+        }
+        let leaf = stored.chain.first().map_or(&[][..], Vec::as_slice);
+        let owner = Owner {
+            key: self.key,
+            client_id: &stored.client_id,
+            tenant_id: &stored.tenant_id,
+        };
+        let facts = certificate::check(leaf, owner, now, &at)?;
+        let url = shared.sts_hosts.check(
+            &at,
+            "mtls_authentication_endpoint",
+            &stored.token_endpoint,
+            &*shared.environment,
+        )?;
+        let jitter = random::jitter(&*shared.random);
+        let life = lifecycle::certificate::life(now, facts.not_before, facts.not_after, jitter);
+        Ok(Binding {
+            version: shared.bindings.next_version(),
+            facts,
+            client_id: stored.client_id,
+            tenant_id: stored.tenant_id,
+            token_endpoint: url,
+            attested: slot.attested,
+            life,
+            identity: client_identity(stored.chain, Arc::clone(self.key), &at)?,
+        })
+    }
+
+    /// Keeps a certificate that was issued. If that fails, the next process asks for its own.
+    pub(super) async fn keep(&self, binding: &Arc<Binding>) {
+        let slot = self.slot(binding.client_id());
+        let stored = StoredCertificate {
+            chain: binding.certificate_chain().to_vec(),
+            client_id: binding.client_id().to_owned(),
+            tenant_id: binding.tenant_id().to_owned(),
+            token_endpoint: binding.token_endpoint().to_owned(),
+            attested: binding.is_attested(),
+            x5t_s256: binding.x5t_s256().to_owned(),
+            not_before: binding.not_before(),
+            not_after: binding.not_after(),
+        };
+        let now = self.shared.clock.now();
+        let kept = self.ask(move |store| store.keep(&slot, &stored, now)).await;
+        if let Some(Err(error)) = kept {
+            tracing::warn!(target: "keybond", %error, "the certificate was not kept");
+        }
+    }
+
+    fn slot(&self, client_id: &str) -> CertificateSlot {
+        CertificateSlot {
+            source: self.source.to_owned(),
+            client_id: client_id.to_ascii_lowercase(),
+            attested: self.shared.attestation.is_some(),
+            key: self.key.id(),
+        }
+    }
+
+    /// Asks the store on a thread that may block, no longer than the deadline; `None` if there is no answer.
+    async fn ask<T, F>(&self, question: F) -> Option<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn CertificateStore) -> T + Send + 'static,
+    {
+        let store = Arc::clone(&self.store);
+        let answer = tokio::task::spawn_blocking(move || question(&*store));
+        match tokio::time::timeout_at(self.way.deadline.at, answer).await {
+            Ok(Ok(answer)) => Some(answer),
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(target: "keybond", place = %self.store.describe(), "the certificate store does not answer");
+                None
+            }
+        }
+    }
+}
+
+/// Drops what certifies a key that is dead, for this client's identity; other keys' certificates stay.
+pub(crate) async fn drop_certificates_of(shared: &Arc<Shared>, key: keybond_keys::KeyId) {
+    let Some(store) = shared.certificates.clone() else {
+        return;
+    };
+    let source = shared.imds.endpoint.as_str().to_owned();
+    let identity = shared.imds.identity.clone();
+    let dropped = tokio::task::spawn_blocking(move || {
+        let client_id = match identity {
+            Identity::ClientId(id) => Some(id),
+            other => store.client_id_of(&source, &other)?,
+        };
+        let Some(client_id) = client_id else {
+            return Ok(());
+        };
+        for attested in [false, true] {
+            let slot = CertificateSlot {
+                source: source.clone(),
+                client_id: client_id.clone(),
+                attested,
+                key,
+            };
+            store.discard(&slot, None)?;
+        }
+        Ok::<_, store::CertificateStoreError>(())
+    });
+    if let Ok(Err(error)) = dropped.await {
+        tracing::warn!(target: "keybond", %error, "the certificate of a dead key was not removed");
+    }
+}

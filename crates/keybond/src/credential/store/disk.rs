@@ -1,0 +1,282 @@
+//! Certificates in files below the state directory: `certs/<slot>.json` is what counts, `certs/<slot>.pem` the
+//! same chain for people and openssl, `certs/<name>.name.json` a client id, `certs/<name>.lock` a turn.
+//!
+//! One file decides, and a file is replaced as a whole: a process that is killed at any instant leaves the old
+//! certificate or the new one. No file is a secret; all are private, for who can change one could slow a start.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use keybond_keys::{StateDir, StateError};
+
+use super::{
+    CertificateSlot, CertificateStore, CertificateStoreError, MintLock, StoreAnswer,
+    StoredCertificate, identity_name,
+    record::{NameRecord, Record, Wrong},
+};
+use crate::identity::Identity;
+
+/// The folder in the state directory.
+const FOLDER: &str = "certs";
+
+/// A temporary file that is older was left behind by a process that was killed.
+const LEFT_BEHIND: Duration = Duration::from_secs(60 * 60);
+
+/// Keeps certificates in a state directory.
+#[derive(Debug)]
+pub struct DiskCertificates {
+    state: PathBuf,
+    folder: OnceLock<StateDir>,
+}
+
+impl DiskCertificates {
+    /// Keeps certificates in `certs` below this directory, which is made (0700) when it is first needed.
+    pub fn new(state: impl Into<PathBuf>) -> Self {
+        Self {
+            state: state.into(),
+            folder: OnceLock::new(),
+        }
+    }
+
+    /// The file that holds a slot's certificate in PEM.
+    pub fn pem_file(&self, slot: &CertificateSlot) -> PathBuf {
+        self.state.join(FOLDER).join(format!("{}.pem", slot.name()))
+    }
+
+    fn folder(&self) -> Result<&StateDir, StateError> {
+        if let Some(folder) = self.folder.get() {
+            return Ok(folder);
+        }
+        let folder = StateDir::open(&self.state)?.subdirectory(FOLDER)?;
+        Ok(self.folder.get_or_init(|| folder))
+    }
+
+    fn try_keep(
+        &self,
+        slot: &CertificateSlot,
+        certificate: &StoredCertificate,
+        now: SystemTime,
+    ) -> Result<(), String> {
+        let folder = self.folder().map_err(|error| error.to_string())?;
+        let (json_file, pem_file) = files(slot);
+        // What cannot be read now is not known to be worthless.
+        if let Err(error @ StateError::Io { .. }) = folder.read(&json_file) {
+            return Err(error.to_string());
+        }
+        let json = Record::new(slot, certificate).to_json()?;
+        folder
+            .write(&pem_file, pem(&certificate.chain).as_bytes())
+            .and_then(|()| folder.write(&json_file, &json))
+            .map_err(|error| error.to_string())?;
+        sweep(folder, now);
+        Ok(())
+    }
+}
+
+impl CertificateStore for DiskCertificates {
+    fn describe(&self) -> String {
+        self.state.join(FOLDER).display().to_string()
+    }
+
+    fn find(&self, slot: &CertificateSlot) -> StoreAnswer {
+        let unreadable = |detail: String| StoreAnswer::Unreadable { detail };
+        let folder = match self.folder() {
+            Ok(folder) => folder,
+            Err(error) => return unreadable(error.to_string()),
+        };
+        let (json_file, _) = files(slot);
+        let content = match folder.read(&json_file) {
+            Ok(None) => return StoreAnswer::Absent,
+            Ok(Some(content)) => content,
+            Err(error @ StateError::Io { .. }) => return unreadable(error.to_string()),
+            // Somebody else could have written it, or it is none of ours: out of the way, for people to see.
+            Err(error) => {
+                let set_aside = set_aside(folder, &json_file, "untrusted");
+                let detail = error.to_string();
+                return StoreAnswer::Foreign { detail, set_aside };
+            }
+        };
+        let read = Record::parse(&content)
+            .map_err(Wrong::Corrupt)
+            .and_then(|record| record.certificate(slot));
+        match read {
+            Ok(certificate) => StoreAnswer::Certificate(Box::new(certificate)),
+            Err(Wrong::Corrupt(detail)) => StoreAnswer::Corrupt {
+                detail,
+                set_aside: set_aside(folder, &json_file, "corrupt"),
+            },
+            Err(Wrong::Foreign(detail)) => StoreAnswer::Foreign {
+                detail,
+                set_aside: set_aside(folder, &json_file, "foreign"),
+            },
+        }
+    }
+
+    fn keep(
+        &self,
+        slot: &CertificateSlot,
+        certificate: &StoredCertificate,
+        now: SystemTime,
+    ) -> Result<(), CertificateStoreError> {
+        self.try_keep(slot, certificate, now)
+            .map_err(|cause| CertificateStoreError::new("a certificate cannot be kept", cause))
+    }
+
+    fn discard(
+        &self,
+        slot: &CertificateSlot,
+        x5t_s256: Option<&str>,
+    ) -> Result<bool, CertificateStoreError> {
+        if let Some(expected) = x5t_s256
+            && !matches!(self.find(slot), StoreAnswer::Certificate(kept) if kept.x5t_s256 == expected)
+        {
+            return Ok(false);
+        }
+        let (json_file, pem_file) = files(slot);
+        let discarded = self.folder().and_then(|folder| {
+            let there = folder.remove(&json_file)?;
+            folder.remove(&pem_file)?;
+            Ok(there)
+        });
+        discarded
+            .map_err(|cause| CertificateStoreError::new("a certificate cannot be removed", cause))
+    }
+
+    fn client_id_of(
+        &self,
+        source: &str,
+        identity: &Identity,
+    ) -> Result<Option<String>, CertificateStoreError> {
+        let failed =
+            |cause: String| CertificateStoreError::new("a client id cannot be read", cause);
+        let folder = self.folder().map_err(|error| failed(error.to_string()))?;
+        let file = name_file(source, identity);
+        let content = match folder.read(&file) {
+            Ok(None) => return Ok(None),
+            Ok(Some(content)) => content,
+            Err(error) => {
+                if !matches!(error, StateError::Io { .. }) {
+                    set_aside(folder, &file, "untrusted");
+                }
+                return Err(failed(error.to_string()));
+            }
+        };
+        match NameRecord::client_id(&content, source, &identity.to_string()) {
+            Ok(client_id) => Ok(Some(client_id)),
+            Err(detail) => {
+                set_aside(folder, &file, "corrupt");
+                Err(failed(detail))
+            }
+        }
+    }
+
+    fn learn(
+        &self,
+        source: &str,
+        identity: &Identity,
+        client_id: &str,
+    ) -> Result<(), CertificateStoreError> {
+        if self
+            .client_id_of(source, identity)
+            .ok()
+            .flatten()
+            .as_deref()
+            == Some(client_id)
+        {
+            return Ok(());
+        }
+        let failed =
+            |cause: String| CertificateStoreError::new("a client id cannot be kept", cause);
+        let json = NameRecord::new(source, identity.to_string(), client_id)
+            .to_json()
+            .map_err(failed)?;
+        self.folder()
+            .and_then(|folder| folder.write(&name_file(source, identity), &json))
+            .map_err(|error| failed(error.to_string()))
+    }
+
+    fn try_lock(&self, name: &str) -> Result<Option<MintLock>, CertificateStoreError> {
+        let locked = self
+            .folder()
+            .and_then(|folder| folder.try_lock(&format!("{name}.lock")));
+        match locked {
+            Ok(lock) => Ok(lock.map(MintLock::new)),
+            Err(cause) => Err(CertificateStoreError::new(
+                "there is no lock to be had",
+                cause,
+            )),
+        }
+    }
+}
+
+fn files(slot: &CertificateSlot) -> (String, String) {
+    let name = slot.name();
+    (format!("{name}.json"), format!("{name}.pem"))
+}
+
+fn name_file(source: &str, identity: &Identity) -> String {
+    format!("{}.name.json", identity_name(source, identity))
+}
+
+/// Out of the way, with a warning of the state directory's own; where it cannot be moved it stays.
+fn set_aside(folder: &StateDir, file: &str, why: &str) -> Option<PathBuf> {
+    // Dates the name of the file alone.
+    match folder.set_aside(file, why, SystemTime::now()) {
+        Ok(path) => path,
+        Err(error) => {
+            tracing::warn!(target: "keybond", %error, "it stays where it is");
+            None
+        }
+    }
+}
+
+/// Removes certificates that ended, and what killed processes left half-written. Whatever fails is tried again
+/// the next time.
+fn sweep(folder: &StateDir, now: SystemTime) {
+    let Ok(entries) = fs::read_dir(folder.path()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let age = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .ok()
+                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
+            if age.is_some_and(|age| age > LEFT_BEHIND) {
+                let _ = folder.remove(&name);
+            }
+        } else if let Some(slot) = name.strip_suffix(".json")
+            && !slot.ends_with(".name")
+            && let Ok(Some(content)) = folder.read(&name)
+            && let Ok(record) = Record::parse(&content)
+            && record.not_after() <= now
+        {
+            let _ = folder.remove(&name);
+            let _ = folder.remove(&format!("{slot}.pem"));
+        }
+    }
+}
+
+/// Certificates in PEM (RFC 7468).
+fn pem(chain: &[Vec<u8>]) -> String {
+    let mut text = String::new();
+    for der in chain {
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        let base64 = BASE64_STANDARD.encode(der);
+        for at in (0..base64.len()).step_by(64) {
+            text.push_str(&base64[at..base64.len().min(at + 64)]);
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
+}

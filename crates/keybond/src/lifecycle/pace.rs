@@ -1,0 +1,107 @@
+//! How fast a service is asked: so many at once, so many in a second, never more (the generic cell rate
+//! algorithm of ITU-T I.371, with the time passed in).
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// The rate that is kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rate {
+    /// How many in a second, in the long run.
+    pub(crate) per_second: f64,
+    /// How many at once.
+    pub(crate) burst: u32,
+}
+
+/// Tells everybody when it is their turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Pace {
+    interval: Duration,
+    tolerance: Duration,
+    /// When the next one would be due if all came evenly.
+    next: Duration,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: Rate) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / rate.per_second.clamp(0.001, 1e6));
+        Self {
+            interval,
+            tolerance: interval * rate.burst.max(1).saturating_sub(1),
+            next: Duration::ZERO,
+        }
+    }
+
+    /// Takes a place in the row; the answer is how long to wait for it. `now` is counted from any fixed instant.
+    pub(crate) fn turn(&mut self, now: Duration) -> Duration {
+        let due = self.next.max(now);
+        self.next = due + self.interval;
+        due.saturating_sub(self.tolerance).saturating_sub(now)
+    }
+}
+
+/// A pace that is kept by waiting, on the runtime's clock.
+pub(crate) struct Turnstile {
+    pace: Mutex<Pace>,
+    since: std::sync::OnceLock<Instant>,
+}
+
+impl Turnstile {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self {
+            pace: Mutex::new(Pace::new(rate)),
+            since: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// When this caller's turn is. Who does not come leaves a gap.
+    pub(crate) fn turn(&self) -> Instant {
+        let now = Instant::now();
+        let since = *self.since.get_or_init(|| now);
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        now + pace.turn(now.saturating_duration_since(since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_the_burst_and_the_rate_allow() {
+        let mut pace = Pace::new(Rate {
+            per_second: 5.0,
+            burst: 3,
+        });
+        // Everybody comes at once, then somebody comes after a long silence.
+        let waits: Vec<u128> = (0..6)
+            .map(|_| pace.turn(Duration::from_secs(9)).as_millis())
+            .collect();
+        assert_eq!(waits, [0, 0, 0, 200, 400, 600]);
+        assert_eq!(pace.turn(Duration::from_secs(100)), Duration::ZERO);
+    }
+
+    proptest::proptest! {
+        /// In any stretch of time as many pass as its length allows, and the burst.
+        #[test]
+        fn every_window_holds(gaps in proptest::collection::vec(0_u64..400, 1..200), burst in 1_u32..6) {
+            let mut pace = Pace::new(Rate { per_second: 10.0, burst });
+            let mut now = Duration::ZERO;
+            let mut passed = Vec::new();
+            for gap in gaps {
+                now += Duration::from_millis(gap);
+                passed.push(now + pace.turn(now));
+            }
+            for (index, from) in passed.iter().enumerate() {
+                for (more, until) in passed[index..].iter().enumerate() {
+                    let allowed = (*until - *from).as_secs_f64() * 10.0 + f64::from(burst);
+                    proptest::prop_assert!((more + 1) as f64 <= allowed + 1e-6);
+                }
+            }
+        }
+    }
+}
