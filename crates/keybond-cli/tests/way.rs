@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -218,6 +218,33 @@ fn the_demo_ends_well_and_says_so_in_json() {
         .collect();
     assert_eq!(statuses, [401, 401, 401, 200]);
     assert_eq!(demo["binding"]["certificate"], demo["binding"]["cnf"]);
+}
+
+#[test]
+fn the_variable_of_the_log_tells_legs_with_one_id_and_no_secret() {
+    let azure = Azure::start();
+    let output = Command::new(KEYBOND)
+        .args(["token", "https://vault.azure.net", "--json"])
+        .envs(&azure.env)
+        .env("KEYBOND_TPM", "off")
+        .env("KEYBOND_LOG", "trace")
+        .env("IDENTITY_HEADER", "a-header-secret")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr.clone()).unwrap();
+    let token: Value = serde_json::from_str(&ok(output)).unwrap();
+    let ids: BTreeSet<_> = log
+        .split("correlation_id=")
+        .skip(1)
+        .map(|rest| &rest[..36])
+        .collect();
+    assert_eq!(ids.len(), 1, "{log}");
+    assert!(log.contains("MIv2.STS.mTLS.Token"), "{log}");
+    let mut secrets: Vec<_> = token["access_token"].as_str().unwrap().split('.').collect();
+    secrets.extend(["a-header-secret", "eyJ", &azure.env["KEYBOND_CA_FILE"]]);
+    for secret in secrets {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+    }
 }
 
 #[test]

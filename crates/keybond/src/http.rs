@@ -115,13 +115,17 @@ impl Answer {
     /// Where this answer came from: its status, and what the service calls the exchange.
     pub(crate) fn place(&self, at: At, ask: &Ask) -> At {
         let mut at = at.with_status(self.status.as_u16());
-        at.service = ServiceIds::of(&self.headers, &self.body, &secrets_in(&ask.headers));
+        at.service = ServiceIds::of(
+            &self.headers,
+            &self.body,
+            &secrets_in(&ask.headers, &ask.url),
+        );
         at
     }
 
     /// The service's refusal of what was asked, from a status that is not the expected one.
     pub(crate) fn refusal(&self, at: At, ask: &Ask) -> Error {
-        let stated = Stated::parse(&self.body, &secrets_in(&ask.headers));
+        let stated = Stated::parse(&self.body, &secrets_in(&ask.headers, &ask.url));
         Error::Refused {
             at,
             error: stated.error,

@@ -93,7 +93,7 @@ pub(crate) struct Stated {
 impl Stated {
     /// Reads `error`, `error_description` or `message`, and `error_codes`. Nothing else of the body is kept, and
     /// nothing of `sent`: it may echo what was sent.
-    pub(crate) fn parse(body: &[u8], sent: &[&str]) -> Self {
+    pub(crate) fn parse(body: &[u8], sent: &[String]) -> Self {
         let Ok(Value::Object(members)) = serde_json::from_slice(body) else {
             return Self {
                 error: "no error code".into(),

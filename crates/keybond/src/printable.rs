@@ -2,6 +2,7 @@
 //! what was sent.
 
 use ::http::HeaderMap;
+use url::Url;
 
 /// Characters that are kept at most.
 const LENGTH: usize = 400;
@@ -15,10 +16,10 @@ const SECRET: usize = 8;
 
 /// The text without control characters, without words that are long enough to be credentials, and without any
 /// of `sent`.
-pub(crate) fn printable(text: &str, sent: &[&str]) -> String {
+pub(crate) fn printable(text: &str, sent: &[String]) -> String {
     let mut text = text.to_owned();
     for secret in sent.iter().filter(|secret| secret.len() >= SECRET) {
-        text = text.replace(secret, "<redacted>");
+        text = text.replace(&**secret, "<redacted>");
     }
     let mut kept = String::new();
     let mut rest = &*text;
@@ -38,14 +39,42 @@ pub(crate) fn printable(text: &str, sent: &[&str]) -> String {
     kept.chars().take(LENGTH).collect()
 }
 
-/// The header values that are secrets, as they stand and without the scheme before them.
-pub(crate) fn secrets_in(headers: &HeaderMap) -> Vec<&str> {
-    headers
+/// Query parameters that are the protocols' own. What else is in a query, the environment put there.
+const OWN: [&str; 10] = [
+    "api-version",
+    "bypass_cache",
+    "client_id",
+    "clientid",
+    "cred-api-version",
+    "mi_res_id",
+    "msi_res_id",
+    "object_id",
+    "principalId",
+    "resource",
+];
+
+/// What of a request must not come back: headers that are secrets, as they stand and without the scheme before
+/// them; and of the URL what a variable of the environment put there.
+pub(crate) fn secrets_in(headers: &HeaderMap, url: &Url) -> Vec<String> {
+    let headers = headers
         .values()
         .filter(|value| value.is_sensitive())
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| [Some(value), value.split_once(' ').map(|(_, bare)| bare)])
-        .flatten()
+        .flatten();
+    let decoded = url
+        .query_pairs()
+        .filter(|(name, _)| !OWN.contains(&&**name));
+    let query = url.query().unwrap_or_default().split('&').filter(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        !OWN.contains(&name)
+    });
+    let raw = query.filter_map(|pair| pair.split_once('=').map(|(_, value)| value));
+    headers
+        .chain([url.path()])
+        .chain(raw)
+        .map(str::to_owned)
+        .chain(decoded.map(|(_, value)| value.into_owned()))
         .collect()
 }
 
@@ -90,10 +119,18 @@ mod tests {
             headers.insert(name, value);
         }
         headers.insert("accept", HeaderValue::from_static("everything"));
-        let echo = "true everything hush-hush; a key with spaces";
+        let url = Url::parse("http://127.0.0.1/msi/secret-path?code=a%2Bcode&resource=https://a.b")
+            .unwrap();
+        let echo = "true everything hush-hush; a key with spaces; GET /msi/secret-path?code=a%2Bcode (a+code)";
         assert_eq!(
-            printable(echo, &secrets_in(&headers)),
-            "true everything <redacted>; <redacted>"
+            printable(echo, &secrets_in(&headers, &url)),
+            "true everything <redacted>; <redacted>; GET <redacted>?code=<redacted> (a+code)"
+        );
+        let longer = url.as_str().replace("a%2Bcode", "a%2Blonger%2Bcode");
+        let secrets = secrets_in(&HeaderMap::new(), &Url::parse(&longer).unwrap());
+        assert_eq!(
+            printable("https://a.b a+longer+code", &secrets),
+            "https://a.b <redacted>"
         );
     }
 }

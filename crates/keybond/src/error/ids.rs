@@ -32,7 +32,7 @@ impl ServiceIds {
 
     /// Takes the ids of an answer from its body, else from its headers; `None` if it has none. What was sent
     /// as a secret is no id, whatever its form.
-    pub(crate) fn of(headers: &HeaderMap, body: &[u8], sent: &[&str]) -> Option<Arc<Self>> {
+    pub(crate) fn of(headers: &HeaderMap, body: &[u8], sent: &[String]) -> Option<Arc<Self>> {
         let body = serde_json::from_slice::<Value>(body).unwrap_or_default();
         let find = |(member, header): (&str, &str)| {
             let stated = body.get(member).and_then(Value::as_str);
@@ -40,7 +40,7 @@ impl ServiceIds {
             [stated, header]
                 .into_iter()
                 .flatten()
-                .find(|id| is_uuid(id) && !sent.contains(id))
+                .find(|id| is_uuid(id) && !sent.iter().any(|secret| secret == id))
                 .map(|id| id.to_ascii_lowercase().into_boxed_str())
         };
         let ids = Self {
@@ -83,7 +83,11 @@ mod tests {
         );
         let ids = ServiceIds::of(&both, b"no JSON", &[]).unwrap();
         assert_eq!(ids.trace_id(), Some(TWO));
-        assert_eq!(ServiceIds::of(&both, b"", &[TWO]), None, "a secret");
+        assert_eq!(
+            ServiceIds::of(&both, b"", &[TWO.to_owned()]),
+            None,
+            "a secret"
+        );
     }
 
     #[test]
