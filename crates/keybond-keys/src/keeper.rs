@@ -1,6 +1,7 @@
 //! The cached key and who may change it.
 //!
-//! 1. A key that is there is read with one atomic load; no reader waits for anybody.
+//! 1. A key that is there is read with one atomic load and a reference count, which threads do not share (see
+//!    [`current`](crate::current)); no reader waits for anybody.
 //! 2. Only the holder of the *turn* puts a key in or asks the stores. Anybody may take a key out.
 //! 3. Whoever has the turn looks again before asking the stores: the key may be there by now.
 //! 4. Work under the turn is nobody's child: a caller that leaves, or whose runtime ends, changes nothing.
@@ -15,10 +16,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
+    current::{Current, Recent},
     single_flight::SingleFlight,
     strength::Strength,
-    sync::{self, AtomicBool, Cell},
+    sync::{self, AtomicBool},
 };
+
+/// Handles of one key. Threads beyond this number share them.
+const HANDLES: usize = 16;
 
 /// Who finds and makes the keys.
 pub(crate) trait Hierarchy: Send + Sync + 'static {
@@ -31,6 +36,12 @@ pub(crate) trait Hierarchy: Send + Sync + 'static {
         floor: Strength,
         above: Option<&Arc<Self::Key>>,
     ) -> impl Future<Output = Result<Arc<Self::Key>, Self::Error>> + Send;
+
+    /// One more handle of the same key, with a reference count of its own.
+    fn handle(key: &Self::Key) -> Self::Key;
+
+    /// What this thread read last; `None` if the thread is ending.
+    fn recent<R>(read: impl FnOnce(&Recent<Self::Key>) -> R) -> Option<R>;
 
     fn strength(key: &Self::Key) -> Strength;
 
@@ -62,7 +73,7 @@ pub(crate) struct Keeper<H: Hierarchy> {
 
 struct Shared<H: Hierarchy> {
     hierarchy: H,
-    cell: Cell<Held<H::Key>>,
+    current: Current<Held<H::Key>>,
     turn: tokio::sync::Mutex<()>,
     /// One for each floor.
     flights: [SingleFlight<Found<H>>; 3],
@@ -72,6 +83,7 @@ struct Shared<H: Hierarchy> {
 /// The key in use.
 pub(crate) struct Held<K> {
     pub(crate) key: Arc<K>,
+    handles: Arc<[Arc<K>; HANDLES]>,
     /// When to ask the stronger stores again; `None` if there is no hope.
     reconsider_at: Option<Instant>,
     reconsidered: AtomicBool,
@@ -90,7 +102,7 @@ impl<H: Hierarchy> Keeper<H> {
         Self {
             shared: Arc::new(Shared {
                 hierarchy,
-                cell: Cell::empty(),
+                current: Current::empty(),
                 turn: tokio::sync::Mutex::new(()),
                 flights: std::array::from_fn(|_| SingleFlight::new()),
                 reconsider_after,
@@ -103,21 +115,35 @@ impl<H: Hierarchy> Keeper<H> {
     }
 
     /// The key in use. If it is provisional and due, its reconsideration starts.
+    #[inline]
     pub(crate) fn cached(&self) -> Option<Arc<H::Key>> {
-        let held = self.shared.cell.peek();
+        let recalled = H::recent(|recent| self.shared.current.recall(recent));
+        recalled.flatten().or_else(|| self.look())
+    }
+
+    fn look(&self) -> Option<Arc<H::Key>> {
+        let (stamp, held) = self.shared.current.read();
         let held = held.as_ref()?;
-        if held.is_due() && !held.reconsidered.swap(true, Ordering::AcqRel) {
+        let handle = &held.handles[sync::thread_number() % HANDLES];
+        if held.reconsider_at.is_none() {
+            H::recent(|recent| recent.remember(stamp, handle));
+        } else if held.is_due() && !held.reconsidered.swap(true, Ordering::AcqRel) {
+            // Not remembered above: somebody has to look whether it is due.
             let work = Reconsideration(Arc::clone(held));
             sync::spawn(Arc::clone(&self.shared).reconsider(work));
         }
-        Some(Arc::clone(&held.key))
+        Some(Arc::clone(handle))
+    }
+
+    /// The key in use, if it reaches `floor`.
+    #[inline]
+    pub(crate) fn cached_of(&self, floor: Strength) -> Option<Arc<H::Key>> {
+        self.cached().filter(|key| H::strength(key) >= floor)
     }
 
     /// A key that reaches `floor`: the one in use, or what the stores have to offer.
     pub(crate) async fn get(&self, floor: Strength) -> Found<H> {
-        if let Some(key) = self.cached()
-            && H::strength(&key) >= floor
-        {
+        if let Some(key) = self.cached_of(floor) {
             return Ok(key);
         }
         let shared = &self.shared;
@@ -129,12 +155,12 @@ impl<H: Hierarchy> Keeper<H> {
 
     /// The key in use, without any consequence.
     pub(crate) fn current(&self) -> Option<Arc<Held<H::Key>>> {
-        self.shared.cell.load()
+        self.shared.current.load()
     }
 
     /// Takes `held` out, if it still is the one in use.
     pub(crate) fn discard(&self, held: &Arc<Held<H::Key>>) -> bool {
-        self.shared.cell.replace(held, None)
+        self.shared.current.replace(held, None)
     }
 
     /// Does `work`, even if the caller leaves, while nobody else asks the stores, and puts its key in the place
@@ -168,7 +194,7 @@ impl<H: Hierarchy> Keeper<H> {
         let (answer, result) = oneshot::channel();
         sync::spawn(async move {
             let _turn = shared.turn.lock().await;
-            shared.cell.store(None);
+            shared.current.store(None);
             // Err: the caller has left, which changes nothing.
             let _ = answer.send(work.await);
         });
@@ -179,7 +205,7 @@ impl<H: Hierarchy> Keeper<H> {
 impl<H: Hierarchy> Shared<H> {
     async fn find(self: Arc<Self>, floor: Strength) -> Found<H> {
         let _turn = self.turn.lock().await;
-        let held = self.cell.load();
+        let held = self.current.load();
         if let Some(held) = &held {
             if H::strength(&held.key) >= floor {
                 return Ok(Arc::clone(&held.key));
@@ -197,7 +223,7 @@ impl<H: Hierarchy> Shared<H> {
     async fn reconsider(self: Arc<Self>, work: Reconsideration<H::Key>) {
         let _turn = self.turn.lock().await;
         let held = &work.0;
-        let in_use = self.cell.load();
+        let in_use = self.current.load();
         if !in_use.is_some_and(|now| Arc::ptr_eq(&now, held)) {
             return;
         }
@@ -208,11 +234,12 @@ impl<H: Hierarchy> Shared<H> {
                 let again = H::may_pass(&error).then(|| Instant::now() + self.reconsider_after);
                 let next = Held {
                     key: Arc::clone(&held.key),
+                    handles: Arc::clone(&held.handles),
                     reconsider_at: again,
                     reconsidered: AtomicBool::new(false),
                 };
                 // Unless the key was taken out meanwhile: it must not come back.
-                if self.cell.replace(held, Some(Arc::new(next))) && again.is_none() {
+                if self.current.replace(held, Some(Arc::new(next))) && again.is_none() {
                     self.hierarchy.settled(&held.key);
                 }
             }
@@ -221,8 +248,10 @@ impl<H: Hierarchy> Shared<H> {
 
     /// Only with the turn in hand.
     fn keep(&self, before: Option<&Arc<H::Key>>, key: &Arc<H::Key>) {
-        self.cell.store(Some(Arc::new(Held {
+        let handles = std::array::from_fn(|_| Arc::new(H::handle(key)));
+        self.current.store(Some(Arc::new(Held {
             key: Arc::clone(key),
+            handles: Arc::new(handles),
             reconsider_at: H::is_provisional(key).then(|| Instant::now() + self.reconsider_after),
             reconsidered: AtomicBool::new(false),
         })));

@@ -30,13 +30,19 @@ use crate::{
 /// ```
 ///
 /// A cheap reference to it is an `Arc<HeldKey>`, as the provider returns it; the key itself cannot be cloned.
+/// Two references to one key may be two pointers: what tells keys apart is [`HeldKey::id`].
 ///
 /// ```compile_fail
 /// fn duplicate(key: &keybond_keys::HeldKey) -> keybond_keys::HeldKey {
 ///     key.clone()
 /// }
 /// ```
-pub struct HeldKey {
+// A cache line of its own: threads count references to different handles, and none waits for another's.
+#[repr(align(64))]
+pub struct HeldKey(Arc<Inner>);
+
+/// What all handles of one key share; the key is released with it.
+struct Inner {
     stored: Arc<dyn StoredKey>,
     public: PublicKey,
     strength: Strength,
@@ -59,7 +65,7 @@ impl HeldKey {
         let strength = evidence.strength();
         // A device may hang, whatever it says of its speed.
         let quick = stored.is_quick() && evidence.properties.isolation == Isolation::Process;
-        Self {
+        Self(Arc::new(Inner {
             stored,
             public,
             strength,
@@ -68,42 +74,47 @@ impl HeldKey {
             offload,
             deadline,
             quick,
-        }
+        }))
+    }
+
+    /// One more handle of this key, with a reference count of its own.
+    pub(crate) fn handle(&self) -> Self {
+        Self(Arc::clone(&self.0))
     }
 
     /// The public key.
     pub fn public_key(&self) -> &PublicKey {
-        &self.public
+        &self.0.public
     }
 
     /// The key's identity: SHA-256 of its SubjectPublicKeyInfo.
     pub fn id(&self) -> KeyId {
-        self.evidence.key_id
+        self.0.evidence.key_id
     }
 
     /// The store that holds the key.
     pub fn store(&self) -> StoreId {
-        self.evidence.store
+        self.0.evidence.store
     }
 
     /// What the key was shown to be.
     pub fn strength(&self) -> Strength {
-        self.strength
+        self.0.strength
     }
 
     /// What it was shown by.
     pub fn evidence(&self) -> &Evidence {
-        &self.evidence
+        &self.0.evidence
     }
 
     /// How it was chosen.
     pub fn decision(&self) -> &Arc<Decision> {
-        &self.decision
+        &self.0.decision
     }
 
     /// The schemes in which the key was shown to sign, strongest family first.
     pub fn schemes(&self) -> &[SignatureScheme] {
-        &self.evidence.verified
+        &self.0.evidence.verified
     }
 
     /// Whether the key signs in `scheme`.
@@ -135,14 +146,15 @@ impl HeldKey {
         digest: &[u8],
     ) -> Result<Vec<u8>, KeyError> {
         self.check(scheme, digest)?;
-        if self.quick {
-            return Ok(self.stored.sign_digest(scheme, digest)?);
+        if self.0.quick {
+            return Ok(self.0.stored.sign_digest(scheme, digest)?);
         }
-        let stored = Arc::clone(&self.stored);
+        let stored = Arc::clone(&self.0.stored);
         let digest = digest.to_vec();
         let signed = self
+            .0
             .offload
-            .run(self.deadline, move || stored.sign_digest(scheme, &digest))
+            .run(self.0.deadline, move || stored.sign_digest(scheme, &digest))
             .await?;
         Ok(signed?)
     }
@@ -157,7 +169,7 @@ impl HeldKey {
         digest: &[u8],
     ) -> Result<Vec<u8>, KeyError> {
         self.check(scheme, digest)?;
-        Ok(self.stored.sign_digest(scheme, digest)?)
+        Ok(self.0.stored.sign_digest(scheme, digest)?)
     }
 
     /// Proves that the key still works: one real signature over a fresh random message, strictly verified.
@@ -165,12 +177,13 @@ impl HeldKey {
     /// # Errors
     /// [`KeyError::Refused`] with the device's answer, or [`KeyError::DeadlineExceeded`].
     pub async fn prove_alive(&self) -> Result<(), KeyError> {
-        let stored = Arc::clone(&self.stored);
-        let public = self.public.clone();
+        let stored = Arc::clone(&self.0.stored);
+        let public = self.0.public.clone();
         let (store, scheme) = (self.store(), self.schemes()[0]);
         let proven = self
+            .0
             .offload
-            .run(self.deadline, move || {
+            .run(self.0.deadline, move || {
                 evidence::try_scheme(store, &*stored, &public, scheme)
             })
             .await?;
@@ -200,7 +213,7 @@ impl fmt::Debug for HeldKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeldKey")
             .field("store", &self.store())
-            .field("strength", &self.strength)
+            .field("strength", &self.0.strength)
             .field("id", &self.id())
             .finish_non_exhaustive()
     }

@@ -27,6 +27,7 @@
 //! This crate knows nothing of networks, certificates or Azure.
 #![forbid(unsafe_code)]
 
+mod current;
 mod decision;
 mod error;
 mod event;

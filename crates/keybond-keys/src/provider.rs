@@ -32,7 +32,8 @@ const THREADS_PER_STORE: usize = 16;
 ///
 /// Invariants:
 ///
-/// 1. A cached key is returned at once: one atomic load and a reference count, whatever else goes on.
+/// 1. A cached key is returned at once: one atomic load and a reference count, whatever else goes on. Each
+///    thread counts on a handle of its own, so that readers do not slow each other down.
 /// 2. At most one creation is under way in the process, and for stores that outlive the process at most
 ///    one for this user and key name on the machine.
 /// 3. A caller that is cancelled changes nothing for the others; a creation that dies is taken over.
@@ -98,8 +99,14 @@ impl KeyProvider {
     /// # Errors
     /// [`KeyError::MinStrengthNotMet`] when nothing reaches the floor, [`KeyError::NoStore`] when no store
     /// has a key to offer; both carry the decision.
+    #[inline]
     pub async fn get_or_create_key(&self) -> Result<Arc<HeldKey>, KeyError> {
-        self.keeper.get(self.minimum_strength()).await
+        let floor = self.minimum_strength();
+        // What is never needed again after the first call is not carried along by all the others.
+        match self.keeper.cached_of(floor) {
+            Some(key) => Ok(key),
+            None => Box::pin(self.keeper.get(floor)).await,
+        }
     }
 
     /// [`KeyProvider::get_or_create_key`] with a floor for this call alone, if it is above the provider's.
@@ -113,6 +120,7 @@ impl KeyProvider {
     }
 
     /// The key in use, if there is one already.
+    #[inline]
     pub fn cached(&self) -> Option<Arc<HeldKey>> {
         self.keeper.cached()
     }

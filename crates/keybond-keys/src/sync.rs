@@ -1,27 +1,31 @@
-//! What [`keeper`](crate::keeper) and [`single_flight`](crate::single_flight) are made of. `tests/model.rs`
-//! compiles those two files against a model checker's primitives of the same names.
+//! What [`current`](crate::current), [`keeper`](crate::keeper) and [`single_flight`](crate::single_flight) are
+//! made of. `tests/model.rs` compiles those three files against a model checker's primitives of the same names.
 
-pub(crate) use std::sync::{Mutex, PoisonError, atomic::AtomicBool};
-use std::{sync::Arc, thread};
+pub(crate) use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, AtomicU64},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use arc_swap::{ArcSwapOption, Guard};
 use tracing::Instrument as _;
 
 /// A value that is read without waiting and replaced as a whole.
-pub(crate) struct Cell<T>(ArcSwapOption<T>);
+pub(crate) struct Slot<T>(ArcSwapOption<T>);
 
-impl<T> Cell<T> {
+impl<T> Slot<T> {
     pub(crate) fn empty() -> Self {
         Self(ArcSwapOption::empty())
     }
 
-    /// The value: one atomic load.
     pub(crate) fn peek(&self) -> Guard<Option<Arc<T>>> {
         self.0.load()
-    }
-
-    pub(crate) fn load(&self) -> Option<Arc<T>> {
-        self.0.load_full()
     }
 
     pub(crate) fn store(&self, value: Option<Arc<T>>) {
@@ -33,6 +37,22 @@ impl<T> Cell<T> {
         let before = self.0.compare_and_swap(seen, value);
         before.as_ref().is_some_and(|now| Arc::ptr_eq(now, seen))
     }
+}
+
+/// A number that no other call gets, neither 0 nor one given before.
+pub(crate) fn stamp() -> u64 {
+    static STAMPS: AtomicU64 = AtomicU64::new(1);
+    STAMPS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// This thread's number, the same at every call: threads that start one after the other differ.
+pub(crate) fn thread_number() -> usize {
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    // A thread that is ending shares the first one's number.
+    NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
 /// Runs `work` to its end on a thread and a runtime of its own: whoever asked for it may leave, and a caller's

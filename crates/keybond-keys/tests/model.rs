@@ -1,11 +1,13 @@
 //! The single flight and the cached key under a model checker.
 //!
-//! The two files are compiled here once more, against shuttle's primitives instead of `src/sync.rs`: shuttle
+//! The three files are compiled here once more, against shuttle's primitives instead of `src/sync.rs`: shuttle
 //! runs one task at a time and chooses at each of its primitives who goes on. Tokio's own mutex, `watch` and
 //! `oneshot` are taken as single steps. `KEYBOND_MODEL_RUNS` sets the schedules tried for each property.
 #![allow(clippy::unwrap_used, missing_docs, dead_code)]
 #![forbid(unsafe_code)]
 
+#[path = "../src/current.rs"]
+mod current;
 #[path = "../src/keeper.rs"]
 mod keeper;
 #[path = "../src/single_flight.rs"]
@@ -19,26 +21,26 @@ mod sync {
     use std::cell::Cell as LocalCell;
     pub(crate) use std::sync::PoisonError;
 
-    pub(crate) use shuttle::sync::{Mutex, atomic::AtomicBool};
+    pub(crate) use shuttle::sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64},
+    };
 
     thread_local! {
         /// How many of the next spawns die before they begin; shuttle runs every task on this thread.
         pub(crate) static DEATHS: LocalCell<usize> = const { LocalCell::new(0) };
+        static STAMPS: LocalCell<u64> = const { LocalCell::new(0) };
     }
 
-    pub(crate) struct Cell<T>(Mutex<Option<std::sync::Arc<T>>>);
+    pub(crate) struct Slot<T>(Mutex<Option<std::sync::Arc<T>>>);
 
-    impl<T> Cell<T> {
+    impl<T> Slot<T> {
         pub(crate) fn empty() -> Self {
             Self(Mutex::new(None))
         }
 
-        pub(crate) fn peek(&self) -> Option<std::sync::Arc<T>> {
-            self.load()
-        }
-
-        pub(crate) fn load(&self) -> Option<std::sync::Arc<T>> {
-            self.0.lock().unwrap().clone()
+        pub(crate) fn peek(&self) -> Box<Option<std::sync::Arc<T>>> {
+            Box::new(self.0.lock().unwrap().clone())
         }
 
         pub(crate) fn store(&self, value: Option<std::sync::Arc<T>>) {
@@ -59,6 +61,17 @@ mod sync {
             }
             same
         }
+    }
+
+    pub(crate) fn stamp() -> u64 {
+        STAMPS.with(|stamps| {
+            stamps.set(stamps.get() + 1);
+            stamps.get()
+        })
+    }
+
+    pub(crate) fn thread_number() -> usize {
+        shuttle::current::me().into()
     }
 
     pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
@@ -83,6 +96,7 @@ use std::{
     time::Duration,
 };
 
+use current::{Current, Recent};
 use keeper::{Hierarchy, Keeper};
 use keybond_keys::Strength::{self, Hardware, Software};
 use shuttle::{future::block_on, thread};
@@ -136,6 +150,21 @@ impl Hierarchy for Machine {
             strength,
             provisional: busy,
         }))
+    }
+
+    fn handle(key: &Key) -> Key {
+        Key {
+            id: key.id,
+            strength: key.strength,
+            provisional: key.provisional,
+        }
+    }
+
+    fn recent<R>(read: impl FnOnce(&Recent<Key>) -> R) -> Option<R> {
+        shuttle::thread_local! {
+            static RECENT: Recent<Key> = Recent::nothing();
+        }
+        RECENT.try_with(read).ok()
     }
 
     fn strength(key: &Key) -> Strength {
@@ -318,6 +347,45 @@ fn an_upgrade_is_seen_by_all_and_never_undone() {
         }
         let strong = block_on(keeper.get(Hardware)).unwrap();
         assert_eq!((strong.strength, walks(&keeper)), (Hardware, 2));
+    });
+}
+
+#[test]
+fn no_thread_reads_the_old_value_after_another_read_the_new() {
+    fn read(current: &Current<Arc<usize>>, recent: &Recent<usize>) -> usize {
+        if let Some(value) = current.recall(recent) {
+            return *value;
+        }
+        let (stamp, value) = current.read();
+        let held = value.as_ref().expect("there always is a value");
+        let handle: &Arc<usize> = held;
+        recent.remember(stamp, handle);
+        **handle
+    }
+    explore(|| {
+        let current = Arc::new(Current::empty());
+        // Somebody still uses it after it was replaced.
+        let old = Arc::new(1);
+        current.store(Some(Arc::new(Arc::clone(&old))));
+        let newest = Arc::new(AtomicUsize::new(1));
+        let readers = [(); 2].map(|()| {
+            let (current, newest) = (Arc::clone(&current), Arc::clone(&newest));
+            thread::spawn(move || {
+                let recent = Recent::nothing();
+                for _ in 0..3 {
+                    let before = newest.load(Ordering::SeqCst);
+                    let value = read(&current, &recent);
+                    assert!(value >= before, "the old value is read again");
+                    newest.fetch_max(value, Ordering::SeqCst);
+                }
+            })
+        });
+        current.store(Some(Arc::new(Arc::new(2))));
+        assert_eq!(read(&current, &Recent::nothing()), 2);
+        for reader in readers {
+            reader.join().unwrap();
+        }
+        drop(old);
     });
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use super::{Entry, Stores};
 use crate::{
+    current::Recent,
     decision::{Considered, Decision, Outcome},
     error::KeyError,
     event::{self, KeyEvent},
@@ -57,6 +58,18 @@ impl Hierarchy for Stores {
         above: Option<&Arc<HeldKey>>,
     ) -> Result<Arc<HeldKey>, KeyError> {
         self.walk_for(&self.name()?, floor, above).await
+    }
+
+    fn handle(key: &HeldKey) -> HeldKey {
+        key.handle()
+    }
+
+    #[inline]
+    fn recent<R>(read: impl FnOnce(&Recent<HeldKey>) -> R) -> Option<R> {
+        thread_local! {
+            static RECENT: Recent<HeldKey> = const { Recent::nothing() };
+        }
+        RECENT.try_with(read).ok()
     }
 
     fn strength(key: &HeldKey) -> Strength {
