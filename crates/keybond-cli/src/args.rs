@@ -344,9 +344,10 @@ pub(crate) struct EmulateArgs {
     /// Print only the lines that point a client here, for this shell.
     #[arg(long, value_name = "SHELL", num_args = 0..=1, default_missing_value = "sh")]
     pub(crate) print_env: Option<ShellArg>,
-    /// Ports of metadata service, token service and vault; 0 lets the system choose.
-    #[arg(long, value_name = "IMDS,STS,VAULT", default_value = "0,0,0", value_parser = ports)]
-    pub(crate) ports: (u16, u16, u16),
+    /// Ports of metadata service, token service, vault and renegotiating vault; 0, which the last
+    /// one may leave out, lets the system choose.
+    #[arg(long, value_name = "IMDS,STS,VAULT[,RENEG]", default_value = "0,0,0", value_parser = ports)]
+    pub(crate) ports: (u16, u16, u16, u16),
     /// A file that says what happens when, one event a line, as in `after 10m: 410 for 60s`.
     #[arg(long, value_name = "FILE")]
     pub(crate) scenario: Option<PathBuf>,
@@ -375,13 +376,16 @@ fn scheme(name: &str) -> Result<SignatureScheme, String> {
         .ok_or_else(|| "expected PS256, PS384, PS512, RS256, RS384 or RS512".into())
 }
 
-fn ports(text: &str) -> Result<(u16, u16, u16), String> {
+fn ports(text: &str) -> Result<(u16, u16, u16, u16), String> {
     let parsed: Vec<u16> = text
         .split(',')
         .map_while(|port| port.trim().parse().ok())
         .collect();
     match parsed[..] {
-        [imds, sts, vault] if text.split(',').count() == 3 => Ok((imds, sts, vault)),
-        _ => Err("expected three port numbers separated by commas".into()),
+        [imds, sts, vault] if text.split(',').count() == 3 => Ok((imds, sts, vault, 0)),
+        [imds, sts, vault, renegotiating] if text.split(',').count() == 4 => {
+            Ok((imds, sts, vault, renegotiating))
+        }
+        _ => Err("expected three or four port numbers separated by commas".into()),
     }
 }

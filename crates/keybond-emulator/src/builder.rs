@@ -78,7 +78,7 @@ pub struct Builder {
     pub(crate) settings: Settings,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) bind: IpAddr,
-    pub(crate) ports: [u16; 3],
+    pub(crate) ports: [u16; 4],
     pub(crate) clock: ClockSource,
     pub(crate) scenarios: Vec<Scenario>,
 }
@@ -116,7 +116,7 @@ impl Default for Builder {
             },
             state_dir: None,
             bind: Ipv4Addr::LOCALHOST.into(),
-            ports: [0; 3],
+            ports: [0; 4],
             clock: Arc::new(SystemTime::now),
             scenarios: Vec::new(),
         }
@@ -141,7 +141,13 @@ impl Builder {
 
     /// The ports of IMDS, token service and vault; 0, the default, lets the system choose.
     pub fn ports(mut self, imds: u16, sts: u16, vault: u16) -> Self {
-        self.ports = [imds, sts, vault];
+        self.ports[..3].copy_from_slice(&[imds, sts, vault]);
+        self
+    }
+
+    /// The port of the vault that renegotiates; 0, the default, lets the system choose.
+    pub fn renegotiating_vault_port(mut self, port: u16) -> Self {
+        self.ports[3] = port;
         self
     }
 

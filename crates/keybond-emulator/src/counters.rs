@@ -45,6 +45,8 @@ pub struct Counters {
     /// Requests to the vaults whose connection has a client certificate other than the one that the
     /// token names: versions of a binding were mixed, or the token was stolen.
     pub mixed_bindings: u64,
+    /// Certificates asked for by renegotiation, and an answer given, be it none.
+    pub renegotiations: u64,
     /// TLS handshakes that were reset on purpose.
     pub handshakes_reset: u64,
     /// Requests that followed a redirect or an endpoint into the honeypot.
@@ -60,7 +62,7 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
     legs: [AtomicU64; 9],
-    events: [AtomicU64; 6],
+    events: [AtomicU64; 7],
     resources: Mutex<BTreeMap<String, u64>>,
     imds: Mutex<Rate>,
 }
@@ -71,6 +73,7 @@ pub(crate) enum Event {
     BypassCache,
     MixedBinding,
     HandshakeReset,
+    Renegotiation,
     HoneypotRequest,
     HoneypotConnection,
     HoneypotCredential,
@@ -133,6 +136,7 @@ impl Counting {
             discovery: of(Leg::Discovery),
             vault: of(Leg::Vault),
             mixed_bindings: event(Event::MixedBinding),
+            renegotiations: event(Event::Renegotiation),
             handshakes_reset: event(Event::HandshakeReset),
             honeypot: event(Event::HoneypotRequest),
             honeypot_connections: event(Event::HoneypotConnection),

@@ -27,8 +27,9 @@ use crate::{
     service::{Role, admit, answer},
     state::{State, pem},
     tls::server_config,
+    tls12::{Alert, Config, LazyConfig},
     world::{Addresses, Honeypot, World},
-    x509::Authority,
+    x509::{Authority, Certificate},
 };
 
 /// Azure on loopback, while this value lives. Dropping it stops the servers at once.
@@ -45,11 +46,12 @@ impl Emulator {
     }
 
     pub(crate) async fn start(builder: Builder) -> Result<Self, EmulatorError> {
-        let [imds, sts, vault] = builder.ports;
+        let [imds, sts, vault, renegotiating] = builder.ports;
         let names = [
             ("imds", imds),
             ("sts", sts),
             ("vault", vault),
+            ("renegotiating vault", renegotiating),
             ("honeypot", 0),
         ];
         let scenarios = builder.scenarios.clone();
@@ -75,16 +77,17 @@ impl Emulator {
         };
         let bind = builder.bind;
         // Making keys takes a while, and reading state blocks.
-        let (world, tls) = tokio::task::spawn_blocking(move || prepare(builder, bind))
+        let (world, tls, hosts) = tokio::task::spawn_blocking(move || prepare(builder, bind))
             .await
             .map_err(|_| EmulatorError::crypto("preparing keys"))??;
-        let [imds, sts, vault, honeypot]: [_; 4] = listeners
+        let [imds, sts, vault, renegotiating, honeypot]: [_; 5] = listeners
             .try_into()
-            .map_err(|_| EmulatorError::crypto("counting to four"))?;
+            .map_err(|_| EmulatorError::crypto("counting to five"))?;
         let addresses = Addresses {
             imds: format!("http://{imds_host}:{}", imds.1),
             sts: format!("https://{host}:{}", sts.1),
             vault: format!("https://{host}:{}", vault.1),
+            renegotiating_vault: format!("https://{host}:{}", renegotiating.1),
             honeypot: Honeypot {
                 http: format!("http://{host}:{}", honeypot.1),
                 https: format!("https://{host}:{}", honeypot.1),
@@ -116,6 +119,11 @@ impl Emulator {
             run(Role::Imds, imds.0, Transport::Plain),
             run(Role::Sts, sts.0, Transport::Tls(tls.clone())),
             run(Role::Vault, vault.0, Transport::Tls(tls.clone())),
+            run(
+                Role::RenegotiatingVault,
+                renegotiating.0,
+                Transport::Renegotiating(Arc::new(renegotiating_tls(world.clone(), hosts))),
+            ),
             run(Role::Honeypot, honeypot.0, Transport::Either(tls)),
         ];
         Ok(Self {
@@ -139,6 +147,12 @@ impl Emulator {
     /// Where the vault listens: `https://localhost:PORT`.
     pub fn vault_url(&self) -> String {
         self.world.addresses().vault
+    }
+
+    /// Where the vault listens that asks for the client's certificate by renegotiation under TLS
+    /// 1.2, as Key Vault does: `https://localhost:PORT`. It opens to the same as the other one.
+    pub fn renegotiating_vault_url(&self) -> String {
+        self.world.addresses().renegotiating_vault
     }
 
     /// Where redirects lead that a fault made: `http://localhost:PORT`. The same port speaks HTTPS.
@@ -329,7 +343,10 @@ impl fmt::Debug for Emulator {
 }
 
 /// Opens or makes what the servers need.
-fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, TlsAcceptor), EmulatorError> {
+fn prepare(
+    builder: Builder,
+    bind: IpAddr,
+) -> Result<(World, TlsAcceptor, Vec<String>), EmulatorError> {
     const KEY: &str = "PRIVATE KEY";
 
     let state = State::open(builder.state_dir.as_deref())?;
@@ -376,7 +393,26 @@ fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, TlsAcceptor), Emula
     let (key, certificate) = authority.server(&hosts, now)?;
     let tls = server_config(key, certificate, authority.certificate().to_vec())?;
     let world = World::new(builder.settings, clock, authority, signer, state)?;
-    Ok((world, TlsAcceptor::from(Arc::new(tls))))
+    Ok((world, TlsAcceptor::from(Arc::new(tls)), hosts))
+}
+
+/// The TLS of the vault that renegotiates: it takes the certificates of the emulator's authority.
+fn renegotiating_tls(world: Arc<World>, hosts: Vec<String>) -> LazyConfig {
+    LazyConfig::new(move || {
+        let authority = world.authority.certificate().to_vec();
+        let (key, certificate) = world.authority.rsa_server(&hosts, world.clock.now())?;
+        let world = world.clone();
+        let trust = move |chain: &[Vec<u8>]| {
+            let leaf = chain.first().map_or(&[][..], Vec::as_slice);
+            let leaf = Certificate::parse(leaf).map_err(|_| Alert::BadCertificate)?;
+            if world.authority.issued(&leaf) {
+                Ok(())
+            } else {
+                Err(Alert::UnknownCa)
+            }
+        };
+        Config::new(&key, vec![certificate, authority], Arc::new(trust))
+    })
 }
 
 /// A host as it stands in a URL.

@@ -68,6 +68,10 @@ pub(crate) fn variables(world: &World) -> Vec<(&'static str, String)> {
             world.settings.public_host.clone(),
         ),
         ("KEYBOND_DEMO_VAULT_URL", addresses.vault),
+        (
+            "KEYBOND_DEMO_RENEGOTIATING_VAULT_URL",
+            addresses.renegotiating_vault,
+        ),
     ]
 }
 

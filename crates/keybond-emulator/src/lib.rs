@@ -1,13 +1,15 @@
 //! Azure on loopback, for managed identity v2.
 //!
-//! Three servers that behave as their originals do, as far as a client of managed identity can
+//! Servers that behave as their originals do, as far as a client of managed identity can
 //! tell, and that refuse what their originals refuse:
 //!
 //! - the **Instance Metadata Service** (HTTP): platform metadata and `issuecredential` of version 2,
 //!   the token endpoint of version 1, a little instance metadata;
 //! - a **token service** (HTTPS, TLS 1.2 and 1.3): tokens bound to the client certificate of the
 //!   connection, and the keys to verify them;
-//! - a **vault** (HTTPS): secrets, for a bound token over a connection with its certificate.
+//! - a **vault** (HTTPS), twice: secrets, for a bound token over a connection with its certificate.
+//!   One asks for the certificate in the first handshake, the other by renegotiation under TLS 1.2
+//!   after it has read the head of a request, as Key Vault does.
 //!
 //! ```
 //! use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,8 +49,9 @@
 //! - The issuer of tokens is `https://keybond.invalid/emulator/…` and the authority says that it is
 //!   not Azure: nothing made here can be mistaken for the real thing.
 //! - Token service and vault take any certificate in the handshake and refuse it in HTTP, where
-//!   they can say why. The vault asks in the first handshake, not by renegotiation.
-//! - An attestation token may be required ([`Builder::require_attestation`]) but is not looked at.
+//!   they can say why; only the vault that renegotiates refuses another authority's by alert.
+//! - The TLS of that vault is for test beds, and only that: it has been made for this emulator.
+//! - An attestation token may be required or refused ([`AttestationRule`]) but is not looked at.
 //! - Certificates have no `token_not_after` extension.
 //! - No rate limits, unless injected.
 //!
@@ -100,6 +103,7 @@ mod service;
 mod state;
 mod sts;
 mod tls;
+mod tls12;
 mod vault;
 mod world;
 mod x509;

@@ -22,7 +22,7 @@ pub(crate) use script::Script;
 ///
 /// ```
 /// let scenario: keybond_emulator::Scenario = "
-///     # An update of the metadata service, then a revocation.
+///     ## An update of the metadata service, then a revocation.
 ///     410 for 60s
 ///     throttle 5/s issue retry-after 2s
 ///     after 10m: revoke once

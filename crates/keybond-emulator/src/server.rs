@@ -23,7 +23,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::http_io::ReplyBody;
+use crate::{
+    http_io::ReplyBody,
+    tls12::{LazyConfig, RenegotiationError, Renegotiator, TlsStream},
+};
 
 /// How long a client may take for the TLS handshake or for the head of a request.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,21 +37,56 @@ const HANDSHAKE: u8 = 22;
 /// What a service knows about the connection of a request.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// DER of the client's certificate, whose key was proved.
-    pub(crate) certificate: Option<Arc<[u8]>>,
+    certificate: Option<Arc<[u8]>>,
+    renegotiator: Option<Renegotiator<Wire>>,
     reset: Arc<AtomicBool>,
 }
 
-/// A service's wish to reset the connection instead of answering.
+/// A service's wish to end the connection instead of answering.
 #[derive(Debug, thiserror::Error)]
-#[error("the connection is reset on purpose")]
-pub(crate) struct ResetWanted;
+#[error("the connection is ended without an answer")]
+pub(crate) struct Hangup;
 
 impl Peer {
+    /// DER of the client's certificate, whose key was proved.
+    pub(crate) fn certificate(&self) -> Option<Arc<[u8]>> {
+        match &self.renegotiator {
+            Some(renegotiator) => renegotiator.certificate(),
+            None => self.certificate.clone(),
+        }
+    }
+
+    /// Asks for the client's certificate, if it has not shown one and this connection can be
+    /// renegotiated; whether it was.
+    pub(crate) async fn ask_certificate(&self) -> Result<bool, Hangup> {
+        let Some(renegotiator) = &self.renegotiator else {
+            return Ok(false);
+        };
+        if renegotiator.certificate().is_some() {
+            return Ok(false);
+        }
+        match tokio::time::timeout(PATIENCE, renegotiator.ask()).await {
+            Ok(Ok(_)) => Ok(true),
+            // A client that knows no renegotiation goes on without.
+            Ok(Err(error @ (RenegotiationError::Refused | RenegotiationError::CannotAsk(_)))) => {
+                tracing::debug!(%error, "no renegotiation");
+                Ok(false)
+            }
+            Ok(Err(RenegotiationError::Io(error))) => {
+                tracing::debug!(%error, "a renegotiation failed");
+                Err(Hangup)
+            }
+            Err(_) => {
+                tracing::debug!("a renegotiation took too long");
+                Err(Hangup)
+            }
+        }
+    }
+
     /// Marks the connection, which then ends with a TCP reset.
-    pub(crate) fn reset(&self) -> ResetWanted {
+    pub(crate) fn reset(&self) -> Hangup {
         self.reset.store(true, Ordering::Relaxed);
-        ResetWanted
+        Hangup
     }
 }
 
@@ -59,6 +97,8 @@ pub(crate) enum Transport {
     Tls(TlsAcceptor),
     /// Whichever the client begins with.
     Either(TlsAcceptor),
+    /// TLS 1.2, with the client's certificate asked for by renegotiation.
+    Renegotiating(Arc<LazyConfig>),
 }
 
 /// What is served.
@@ -81,7 +121,7 @@ pub(crate) async fn serve<A, S, F>(
 ) where
     A: Fn() -> bool + Clone + Send + 'static,
     S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+    F: Future<Output = Result<Response<ReplyBody>, Hangup>> + Send + 'static,
 {
     let name = server.name;
     let mut connections = JoinSet::new();
@@ -115,7 +155,7 @@ async fn connection<A, S, F>(tcp: TcpStream, server: Server<A, S>)
 where
     A: Fn() -> bool,
     S: Fn(hyper::Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+    F: Future<Output = Result<Response<ReplyBody>, Hangup>> + Send + 'static,
 {
     let Server {
         name,
@@ -141,10 +181,14 @@ where
         Transport::Tls(tls) => Some(tls),
         Transport::Either(tls) if first == [HANDSHAKE] => Some(tls),
         Transport::Either(_) | Transport::Plain => None,
+        Transport::Renegotiating(config) => {
+            return renegotiable(name, wire, &config, reset, service).await;
+        }
     };
     let Some(tls) = tls else {
         let peer = Peer {
             certificate: None,
+            renegotiator: None,
             reset,
         };
         return requests(name, wire, peer, service).await;
@@ -166,14 +210,55 @@ where
         .peer_certificates()
         .and_then(|chain| chain.first())
         .map(|certificate| Arc::from(certificate.as_ref()));
-    requests(name, stream, Peer { certificate, reset }, service).await;
+    let peer = Peer {
+        certificate,
+        renegotiator: None,
+        reset,
+    };
+    requests(name, stream, peer, service).await;
+}
+
+async fn renegotiable<S, F>(
+    name: &'static str,
+    wire: Wire,
+    config: &LazyConfig,
+    reset: Arc<AtomicBool>,
+    service: S,
+) where
+    S: Fn(hyper::Request<Incoming>, Peer) -> F,
+    F: Future<Output = Result<Response<ReplyBody>, Hangup>> + Send + 'static,
+{
+    let config = match config.get().await {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(server = name, %error, "no TLS for a connection");
+            return;
+        }
+    };
+    let stream = match tokio::time::timeout(PATIENCE, TlsStream::accept(wire, config)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(server = name, %error, "a TLS handshake failed");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(server = name, "a TLS handshake took too long");
+            return;
+        }
+    };
+    let peer = Peer {
+        certificate: None,
+        renegotiator: Some(stream.renegotiator()),
+        reset,
+    };
+    requests(name, stream, peer, service).await;
 }
 
 async fn requests<I, S, F>(name: &'static str, io: I, peer: Peer, service: S)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(hyper::Request<Incoming>, Peer) -> F,
-    F: Future<Output = Result<Response<ReplyBody>, ResetWanted>> + Send + 'static,
+    F: Future<Output = Result<Response<ReplyBody>, Hangup>> + Send + 'static,
 {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -190,7 +275,7 @@ where
 }
 
 /// A TCP connection that can be made to end with a reset.
-struct Wire {
+pub(crate) struct Wire {
     tcp: TcpStream,
     reset: Arc<AtomicBool>,
 }

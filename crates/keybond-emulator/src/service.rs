@@ -13,13 +13,15 @@ use crate::{
     fault::{FaultKind, Leg},
     http_io::{Content, Reply, ReplyBody, Request},
     imds,
-    server::{Peer, ResetWanted},
+    server::{Hangup, Peer},
     sts, vault,
     world::World,
 };
 
 /// Requests with more bytes than this in their body are refused.
 const BODY_LIMIT: usize = 128 * 1024;
+/// The same where bodies are only summed up.
+const CHECKSUM_LIMIT: usize = 64 * 1024 * 1024;
 /// How long a client may take to send a body.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -29,6 +31,8 @@ pub(crate) enum Role {
     Imds,
     Sts,
     Vault,
+    /// A vault that asks for the certificate by renegotiation.
+    RenegotiatingVault,
     /// The trap for those who follow redirects.
     Honeypot,
 }
@@ -40,6 +44,7 @@ impl Role {
             Self::Imds => "imds",
             Self::Sts => "sts",
             Self::Vault => "vault",
+            Self::RenegotiatingVault => "renegotiating vault",
             Self::Honeypot => "honeypot",
         }
     }
@@ -48,7 +53,7 @@ impl Role {
     const fn connection_leg(self) -> Option<Leg> {
         match self {
             Self::Sts => Some(Leg::Token),
-            Self::Vault => Some(Leg::Vault),
+            Self::Vault | Self::RenegotiatingVault => Some(Leg::Vault),
             Self::Imds | Self::Honeypot => None,
         }
     }
@@ -75,7 +80,7 @@ pub(crate) async fn answer(
     role: Role,
     request: hyper::Request<Incoming>,
     peer: Peer,
-) -> Result<Response<ReplyBody>, ResetWanted> {
+) -> Result<Response<ReplyBody>, Hangup> {
     world.catch_up();
     let path = request.uri().path().to_owned();
     if role == Role::Honeypot {
@@ -92,7 +97,7 @@ pub(crate) async fn answer(
     let leg = match role {
         Role::Imds => imds::leg(&path, request.headers()),
         Role::Sts => Some(sts::leg(request.method(), &path)),
-        Role::Vault => Some(Leg::Vault),
+        Role::Vault | Role::RenegotiatingVault => Some(Leg::Vault),
         Role::Honeypot => None,
     };
     let faults = match leg {
@@ -102,6 +107,12 @@ pub(crate) async fn answer(
         }
         None => Vec::new(),
     };
+    if role == Role::RenegotiatingVault
+        && vault::wants_certificate(&world, request.headers())
+        && peer.ask_certificate().await?
+    {
+        world.counting.event(Event::Renegotiation);
+    }
     // Read before anything else befalls it: what was asked for counts, whatever is answered.
     let request = read(request, &peer).await;
     if let (Some(leg), Ok(request)) = (leg, &request) {
@@ -121,7 +132,11 @@ pub(crate) async fn answer(
         None => match request {
             Ok(request) => match role {
                 Role::Sts => sts::answer(&world, &request, &faults),
-                Role::Vault => vault::answer(&world, &request, &faults),
+                Role::Vault => vault::answer(&world, &world.addresses().vault, &request, &faults),
+                Role::RenegotiatingVault => {
+                    let own = world.addresses().renegotiating_vault;
+                    vault::answer(&world, &own, &request, &faults)
+                }
                 _ => imds::answer(&world, leg, &request, &faults),
             },
             Err(refusal) => refusal,
@@ -229,7 +244,11 @@ fn edit(answer: &mut Value, fault: &FaultKind) {
 /// Reads a request in full, within bounds.
 async fn read(request: hyper::Request<Incoming>, peer: &Peer) -> Result<Request, Reply> {
     let (head, body) = request.into_parts();
-    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, BODY_LIMIT).collect())
+    let limit = match head.uri.path() {
+        vault::CHECKSUM => CHECKSUM_LIMIT,
+        _ => BODY_LIMIT,
+    };
+    let collected = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, limit).collect())
         .await
         .map_err(|_| {
             Reply::error(
@@ -244,7 +263,7 @@ async fn read(request: hyper::Request<Incoming>, peer: &Peer) -> Result<Request,
                 Reply::error(
                     StatusCode::PAYLOAD_TOO_LARGE,
                     "invalid_request",
-                    format!("The body has more than {BODY_LIMIT} bytes"),
+                    format!("The body has more than {limit} bytes"),
                 )
             } else {
                 Reply::error(
@@ -263,7 +282,7 @@ async fn read(request: hyper::Request<Incoming>, peer: &Peer) -> Result<Request,
             .collect(),
         headers: head.headers,
         body,
-        certificate: peer.certificate.clone(),
+        certificate: peer.certificate(),
     })
 }
 

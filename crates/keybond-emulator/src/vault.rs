@@ -1,7 +1,8 @@
 //! A vault that opens only to a token and the certificate it is bound to.
 
+use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -26,12 +27,23 @@ const NOT_ASKED: &str = "MtlsMissingClientCertificate";
 /// The certificate is not the one the token names.
 const OTHER_CERTIFICATE: &str = "[MtlsCnfClaimRequestDataValidationFailed]";
 
+/// Where bodies are summed up: the emulator's own, to see that uploads arrive as they were sent.
+pub(crate) const CHECKSUM: &str = "/checksum";
+
 /// Values with more bytes than this are refused.
 const VALUE_LIMIT: usize = 25 * 1024;
 
-/// Answers a request to the vault.
-pub(crate) fn answer(world: &World, request: &Request, faults: &[FaultKind]) -> Reply {
-    let reply = match try_answer(world, request, faults) {
+/// Whether a vault that asks by renegotiation asks for this request.
+pub(crate) fn wants_certificate(world: &World, headers: &HeaderMap) -> bool {
+    !world.settings.require_token_bound_header
+        || headers
+            .get("x-ms-tokenboundauth")
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+}
+
+/// Answers a request to the vault of this URL.
+pub(crate) fn answer(world: &World, own: &str, request: &Request, faults: &[FaultKind]) -> Reply {
+    let reply = match try_answer(world, own, request, faults) {
         Ok(reply) | Err(reply) => reply,
     };
     reply
@@ -39,7 +51,12 @@ pub(crate) fn answer(world: &World, request: &Request, faults: &[FaultKind]) -> 
         .with_header("cache-control", "no-cache")
 }
 
-fn try_answer(world: &World, request: &Request, faults: &[FaultKind]) -> Result<Reply, Reply> {
+fn try_answer(
+    world: &World,
+    own: &str,
+    request: &Request,
+    faults: &[FaultKind],
+) -> Result<Reply, Reply> {
     authorize(world, request)?;
     for fault in faults {
         if let FaultKind::ClaimsChallenge { claims } = fault {
@@ -65,6 +82,9 @@ fn try_answer(world: &World, request: &Request, faults: &[FaultKind]) -> Result<
             "The only query parameter is api-version, which must be 7.4, 7.5 or 7.6.",
         ));
     }
+    if request.path == CHECKSUM {
+        return checksum(request);
+    }
     let mut parts = request
         .path
         .strip_prefix("/secrets/")
@@ -84,16 +104,36 @@ fn try_answer(world: &World, request: &Request, faults: &[FaultKind]) -> Result<
         ));
     }
     match request.method {
-        Method::GET => get(world, name, version.filter(|version| !version.is_empty())),
-        Method::PUT if version.is_none() => put(world, name, request),
+        Method::GET => get(
+            world,
+            own,
+            name,
+            version.filter(|version| !version.is_empty()),
+        ),
+        Method::PUT if version.is_none() => put(world, own, name, request),
         _ => Err(method_not_allowed(&request.method, "GET, PUT")),
     }
 }
 
-fn get(world: &World, name: &str, version: Option<&str>) -> Result<Reply, Reply> {
+fn checksum(request: &Request) -> Result<Reply, Reply> {
+    if request.method != Method::POST {
+        return Err(method_not_allowed(&request.method, "POST"));
+    }
+    let sum = digest::digest(&digest::SHA256, &request.body);
+    let hex: String = sum
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok(Reply::ok(
+        json!({ "bytes": request.body.len(), "sha256": hex }),
+    ))
+}
+
+fn get(world: &World, own: &str, name: &str, version: Option<&str>) -> Result<Reply, Reply> {
     match world.secret(name) {
         Some(secret) if version.is_none_or(|version| version == secret.version) => {
-            Ok(bundle(world, name, &secret))
+            Ok(bundle(own, name, &secret))
         }
         _ => Err(refusal(
             StatusCode::NOT_FOUND,
@@ -103,7 +143,7 @@ fn get(world: &World, name: &str, version: Option<&str>) -> Result<Reply, Reply>
     }
 }
 
-fn put(world: &World, name: &str, request: &Request) -> Result<Reply, Reply> {
+fn put(world: &World, own: &str, name: &str, request: &Request) -> Result<Reply, Reply> {
     #[derive(Deserialize)]
     struct Body {
         value: String,
@@ -117,13 +157,13 @@ fn put(world: &World, name: &str, request: &Request) -> Result<Reply, Reply> {
     let secret = world
         .set_secret(name, &body.value)
         .map_err(|error| internal(&error))?;
-    Ok(bundle(world, name, &secret))
+    Ok(bundle(own, name, &secret))
 }
 
-fn bundle(world: &World, name: &str, secret: &Secret) -> Reply {
+fn bundle(own: &str, name: &str, secret: &Secret) -> Reply {
     Reply::ok(json!({
         "value": secret.value,
-        "id": format!("{}/secrets/{name}/{}", world.addresses().vault, secret.version),
+        "id": format!("{own}/secrets/{name}/{}", secret.version),
         "attributes": {
             "enabled": true,
             "created": secret.created,
@@ -162,8 +202,8 @@ fn authorize(world: &World, request: &Request) -> Result<(), Reply> {
         ));
     }
     let audience = claims["aud"].as_str().unwrap_or_default();
-    let own = world.addresses().vault;
-    if ![AUDIENCE, own.as_str()].contains(&audience.trim_end_matches('/')) {
+    let own = world.addresses();
+    if ![AUDIENCE, &own.vault, &own.renegotiating_vault].contains(&audience.trim_end_matches('/')) {
         return Err(denied(&format!(
             "AKV10022: Invalid audience. Expected {AUDIENCE}, found: {audience}."
         )));
@@ -173,11 +213,7 @@ fn authorize(world: &World, request: &Request) -> Result<(), Reply> {
             "The token is not bound to a certificate (claim cnf is missing).",
         ));
     };
-    if world.settings.require_token_bound_header
-        && !request
-            .header("x-ms-tokenboundauth")
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
-    {
+    if !wants_certificate(world, &request.headers) {
         return Err(denied(&format!(
             "{NOT_ASKED}: without the header x-ms-tokenboundauth: true a vault does not ask for \
              the client certificate"

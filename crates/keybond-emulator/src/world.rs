@@ -50,6 +50,7 @@ pub(crate) struct Addresses {
     pub(crate) imds: String,
     pub(crate) sts: String,
     pub(crate) vault: String,
+    pub(crate) renegotiating_vault: String,
     pub(crate) honeypot: Honeypot,
 }
 
@@ -126,6 +127,7 @@ impl World {
             imds: String::new(),
             sts: String::new(),
             vault: String::new(),
+            renegotiating_vault: String::new(),
             honeypot: Honeypot::default(),
         })
     }

@@ -7,7 +7,9 @@ use std::{
 
 use aws_lc_rs::{
     digest,
+    encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der},
     rand::{self, SystemRandom},
+    rsa,
     signature::{
         ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair,
         UnparsedPublicKey,
@@ -131,6 +133,30 @@ impl Authority {
         let failed = |_| EmulatorError::crypto("making a server's key");
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
         let pkcs8 = key.to_pkcs8v1().map_err(failed)?.as_ref().to_vec();
+        let certificate = self.certify_server(&public_key_info(&key), hosts, now)?;
+        Ok((pkcs8, certificate))
+    }
+
+    /// [`server`](Self::server) with an RSA-2048 key.
+    pub(crate) fn rsa_server(
+        &self,
+        hosts: &[String],
+        now: SystemTime,
+    ) -> Result<(Vec<u8>, Vec<u8>), EmulatorError> {
+        let failed = |_| EmulatorError::crypto("making a server's RSA key");
+        let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).map_err(failed)?;
+        let pkcs8: Pkcs8V1Der<'_> = key.as_der().map_err(failed)?;
+        let info: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(failed)?;
+        let certificate = self.certify_server(info.as_ref(), hosts, now)?;
+        Ok((pkcs8.as_ref().to_vec(), certificate))
+    }
+
+    fn certify_server(
+        &self,
+        public_key: &[u8],
+        hosts: &[String],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, EmulatorError> {
         let names: Vec<u8> = hosts
             .iter()
             .flat_map(|host| match host.parse::<IpAddr>() {
@@ -143,10 +169,10 @@ impl Authority {
             oid::ORGANIZATION,
             &der::printable_string("keybond emulator"),
         )]);
-        let certificate = sign_certificate(
+        sign_certificate(
             &self.key,
             &subject,
-            &public_key_info(&key),
+            public_key,
             now - BACKDATED,
             now + CA_LIFETIME,
             &[
@@ -159,8 +185,7 @@ impl Authority {
                 extension(oid::SUBJECT_ALT_NAME, false, &der::sequence(&[&names])),
                 authority_key_id(&self.key),
             ],
-        )?;
-        Ok((pkcs8, certificate))
+        )
     }
 
     /// Whether this authority signed the certificate.
@@ -182,6 +207,8 @@ pub(crate) struct Certificate {
     pub(crate) not_before: u64,
     /// Seconds since 1970.
     pub(crate) not_after: u64,
+    /// The key's algorithm, the content of an object identifier, and the key itself.
+    key: (Vec<u8>, Vec<u8>),
     signed: Vec<u8>,
     signature: Vec<u8>,
 }
@@ -217,6 +244,11 @@ impl Certificate {
                 }
             }
         }
+        let mut info = tbs.value(SEQUENCE, "subjectPublicKeyInfo", "SEQUENCE")?;
+        let mut algorithm = info.value(SEQUENCE, "subjectPublicKeyInfo", "SEQUENCE")?;
+        let algorithm = algorithm.value(OID, "subjectPublicKeyInfo", "OBJECT IDENTIFIER")?;
+        let mut key = info.value(BIT_STRING, "subjectPublicKeyInfo", "BIT STRING")?;
+        key.bytes(&[0], "subjectPublicKeyInfo, unused bits")?;
         outer.value(SEQUENCE, "signatureAlgorithm", "SEQUENCE")?;
         let mut signature = outer.value(BIT_STRING, "signature", "BIT STRING")?;
         signature.bytes(&[0], "signature, unused bits")?;
@@ -230,9 +262,15 @@ impl Certificate {
             domain_component: only(components),
             not_before,
             not_after,
+            key: (algorithm.rest().to_vec(), key.rest().to_vec()),
             signed,
             signature: signature.rest().to_vec(),
         })
+    }
+
+    /// The key, if it is of this algorithm: for RSA an RSAPublicKey (RFC 8017), DER.
+    pub(crate) fn key(&self, algorithm: &[u8]) -> Option<&[u8]> {
+        (self.key.0 == algorithm).then_some(&*self.key.1)
     }
 
     /// Whether a time (seconds since 1970) lies inside the validity, both ends included.

@@ -12,8 +12,10 @@ use crate::{
 };
 
 pub(crate) async fn run(args: &EmulateArgs, json: bool) -> Result<ExitCode, Failure> {
-    let (imds, sts, vault) = args.ports;
-    let mut builder = Emulator::builder().ports(imds, sts, vault);
+    let (imds, sts, vault, renegotiating) = args.ports;
+    let mut builder = Emulator::builder()
+        .ports(imds, sts, vault)
+        .renegotiating_vault_port(renegotiating);
     if let Some(dir) = &args.state {
         builder = builder.state_dir(dir);
     }
@@ -26,6 +28,7 @@ pub(crate) async fn run(args: &EmulateArgs, json: bool) -> Result<ExitCode, Fail
             "imds": emulator.imds_url(),
             "sts": emulator.sts_url(),
             "vault": emulator.vault_url(),
+            "renegotiating_vault": emulator.renegotiating_vault_url(),
             "env": emulator.env().into_iter().collect::<std::collections::BTreeMap<_, _>>(),
         }))?;
     } else if let Some(shell) = args.print_env {
@@ -33,10 +36,12 @@ pub(crate) async fn run(args: &EmulateArgs, json: bool) -> Result<ExitCode, Fail
     } else {
         let text = format!(
             "Azure on loopback; nothing here is trusted by the real one. End it with Ctrl-C.\n\
-             metadata  {}\ntokens    {}\nvault     {}\n\nPoint a client here:\n{}",
+             metadata  {}\ntokens    {}\nvault     {}\nvault     {} (asks by renegotiation)\n\n\
+             Point a client here:\n{}",
             emulator.imds_url(),
             emulator.sts_url(),
             emulator.vault_url(),
+            emulator.renegotiating_vault_url(),
             lines(&emulator, ShellArg::Sh),
         );
         write_out(text.as_bytes())?;

@@ -69,12 +69,17 @@ impl Request {
 
     /// CertificationRequestInfo: what is signed.
     pub fn info(&self, key: &ClientKey) -> Vec<u8> {
+        self.info_of(&key.public_key())
+    }
+
+    /// The same for a key of which only the public half (SubjectPublicKeyInfo) is known.
+    pub fn info_of(&self, public_key: &[u8]) -> Vec<u8> {
         tlv(
             0x30,
             &[
                 tlv(2, &[self.version]),
                 tlv(0x30, &self.names.concat()),
-                key.public_key(),
+                public_key.to_vec(),
                 tlv(0xa0, &self.attributes.concat()),
             ]
             .concat(),
@@ -83,11 +88,14 @@ impl Request {
 
     /// The request with this signature.
     pub fn with_signature(&self, key: &ClientKey, signature: &[u8]) -> Vec<u8> {
+        self.with_signature_of(&key.public_key(), signature)
+    }
+
+    /// The same for a key of which only the public half is known.
+    pub fn with_signature_of(&self, public_key: &[u8], signature: &[u8]) -> Vec<u8> {
         let signature = tlv(3, &[&[0], signature].concat());
-        tlv(
-            0x30,
-            &[self.info(key), self.algorithm.clone(), signature].concat(),
-        )
+        let info = self.info_of(public_key);
+        tlv(0x30, &[info, self.algorithm.clone(), signature].concat())
     }
 
     pub fn sign(&self, key: &ClientKey) -> Vec<u8> {
