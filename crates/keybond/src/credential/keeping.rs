@@ -68,18 +68,7 @@ impl<'a> Keeping<'a> {
 
     /// What was kept for the identity as it was named, or the turn to ask.
     pub(super) async fn turn(&self) -> Result<Turn, Error> {
-        let identity = &self.shared.imds.identity;
-        let known = match identity {
-            Identity::ClientId(id) => Some(id.clone()),
-            other => {
-                let (source, other) = (self.source.to_owned(), other.clone());
-                self.ask(move |store| store.client_id_of(&source, &other))
-                    .await
-                    .and_then(Result::ok)
-                    .flatten()
-            }
-        };
-        self.wait(identity, known.as_deref()).await
+        self.wait(&self.shared.imds.identity).await
     }
 
     /// The same for the client id that the metadata service named.
@@ -97,15 +86,15 @@ impl<'a> Keeping<'a> {
         if let Some(Err(error)) = learnt {
             tracing::warn!(target: "keybond", %error, "whose client id it is was not kept");
         }
-        self.wait(&canonical, Some(client_id)).await
+        self.wait(&canonical).await
     }
 
-    async fn wait(&self, named: &Identity, client_id: Option<&str>) -> Result<Turn, Error> {
+    async fn wait(&self, named: &Identity) -> Result<Turn, Error> {
         let attested = self.shared.attestation.is_some();
         let lock = store::lock_name(self.source, named, attested, self.key.id());
         let mut pause = FIRST_LOOK;
         loop {
-            if let Some(binding) = self.look(client_id).await {
+            if let Some(binding) = self.look(named).await {
                 return Ok(Turn::Served(binding));
             }
             let name = lock.clone();
@@ -119,7 +108,7 @@ impl<'a> Keeping<'a> {
             };
             if let Some(lock) = locked {
                 // Between the look and the lock somebody may have finished.
-                return Ok(match self.look(client_id).await {
+                return Ok(match self.look(named).await {
                     Some(binding) => Turn::Served(binding),
                     None => Turn::Mine(Some(lock)),
                 });
@@ -132,12 +121,30 @@ impl<'a> Keeping<'a> {
         }
     }
 
+    /// The identity's client id, if it is known by now.
+    async fn client_id_of(&self, named: &Identity) -> Option<String> {
+        if let Identity::ClientId(id) = named {
+            return Some(id.clone());
+        }
+        let (source, named) = (self.source.to_owned(), named.clone());
+        match self
+            .ask(move |store| store.client_id_of(&source, &named))
+            .await?
+        {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(target: "keybond", %error, "the metadata service is asked whose it is");
+                None
+            }
+        }
+    }
+
     /// The certificate that was kept for this client, if it passes every check and serves the purpose.
-    async fn look(&self, client_id: Option<&str>) -> Option<Arc<Binding>> {
+    async fn look(&self, named: &Identity) -> Option<Arc<Binding>> {
         if matches!(self.why, Mint::Demanded) {
             return None;
         }
-        let slot = self.slot(client_id?);
+        let slot = self.slot(&self.client_id_of(named).await?);
         let asked = slot.clone();
         let place = self.store.describe();
         let stored = match self.ask(move |store| store.find(&asked)).await? {
