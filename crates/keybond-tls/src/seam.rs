@@ -37,6 +37,26 @@ pub trait TlsConnector: Send + Sync + 'static {
         leg: Leg,
         identity: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>>;
+
+    /// [`TlsConnector::connect`], offering no version above `newest`. A connector that cannot say so to its stack
+    /// refuses every limit below TLS 1.3 with [`TlsError::Setup`].
+    fn connect_up_to<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+        leg: Leg,
+        newest: TlsVersion,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        match newest {
+            TlsVersion::Tls13 => self.connect(tcp, host, leg, identity),
+            TlsVersion::Tls12 => Box::pin(async {
+                Err(TlsError::Setup {
+                    problem: "this connector cannot leave out TLS 1.3".into(),
+                })
+            }),
+        }
+    }
 }
 
 /// An established connection: bytes both ways, and facts about it.

@@ -1,26 +1,32 @@
 //! Calls to resources: a bound token over mutual TLS with the binding that it belongs to.
 
+pub(crate) mod pool;
+mod response;
 mod rules;
+mod send;
+mod service;
+mod timeouts;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::fmt;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use bytes::Bytes;
-use keybond_tls::TlsInfo;
+use hyper::body::Body;
 use url::Url;
 
-pub use self::rules::ResourceRule;
 pub(crate) use self::rules::ResourceRules;
+use self::send::{Call, CallBody, TOKEN_BOUND, send};
+pub use self::{
+    response::{Response, ResponseBody},
+    rules::{ClientCertificate, ResourceRule},
+    service::ResourceService,
+    timeouts::Timeouts,
+};
 use crate::{
     client::ManagedIdentity,
-    error::{At, Error},
-    http::{Ask, Opened, Via},
-    leg::{Done, Leg},
-    token::{AccessToken, TokenType},
+    error::Error,
+    http::body::{BoxError, Outgoing},
 };
-
-/// How long a resource may be silent in the middle of its answer.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// Headers that the client alone sets.
 const RESERVED: [&str; 8] = [
@@ -34,9 +40,6 @@ const RESERVED: [&str; 8] = [
     TOKEN_BOUND,
 ];
 
-/// Asks a resource to expect a bound token.
-const TOKEN_BOUND: &str = "x-ms-tokenboundauth";
-
 /// A request to a resource that is being put together.
 #[must_use]
 pub struct RequestBuilder {
@@ -44,19 +47,21 @@ pub struct RequestBuilder {
     method: Method,
     url: String,
     headers: HeaderMap,
-    body: Bytes,
+    body: CallBody,
     resource: Option<String>,
+    timeouts: Timeouts,
     problem: Option<Error>,
 }
 
 impl RequestBuilder {
     pub(crate) fn new(client: ManagedIdentity, method: Method, url: &str) -> Self {
         Self {
+            timeouts: client.shared.timeouts,
             client,
             method,
             url: url.to_owned(),
             headers: HeaderMap::new(),
-            body: Bytes::new(),
+            body: CallBody::Whole(Bytes::new()),
             resource: None,
             problem: None,
         }
@@ -90,7 +95,17 @@ impl RequestBuilder {
 
     /// Sets the body.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = body.into();
+        self.body = CallBody::Whole(body.into());
+        self
+    }
+
+    /// Sets a body that is sent as it comes. It is sent at most once: where a request would be repeated, one with
+    /// such a body fails, or its refusal is the answer.
+    pub fn body_stream<B>(mut self, body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    {
+        self.body = CallBody::Stream(Outgoing::stream(body));
         self
     }
 
@@ -100,7 +115,13 @@ impl RequestBuilder {
         self
     }
 
-    /// Gets or reuses the token, connects with its binding and sends. Redirects are not followed.
+    /// How long each part may take; the client's unless set.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Gets or reuses the token, gets or reuses a connection of its binding, and sends. Redirects are not followed.
     ///
     /// # Errors
     /// [`Error`] names the leg; a status other than a redirect is an answer, not an error.
@@ -108,66 +129,15 @@ impl RequestBuilder {
         if let Some(problem) = self.problem {
             return Err(problem);
         }
-        let url = parse(&self.url)?;
-        let shared = Arc::clone(&self.client.shared);
-        let rule = shared
-            .rules
-            .find(url.host_str().unwrap_or_default(), self.resource.as_deref());
-        let resource = self
-            .resource
-            .as_deref()
-            .or_else(|| rule.and_then(|rule| rule.resource.as_deref()))
-            .ok_or_else(|| {
-                Error::configuration(
-                    "resource",
-                    "the host does not tell which resource it is: name it",
-                )
-            })?;
-        let token = self.client.token(resource).await?;
-
-        let mut headers = self.headers;
-        headers.insert(header::AUTHORIZATION, authorization(&token)?);
-        if rule.is_some_and(|rule| rule.token_bound_header) {
-            headers.insert(
-                HeaderName::from_static(TOKEN_BOUND),
-                HeaderValue::from_static("true"),
-            );
-        }
-        let leg = rule.map_or(keybond_tls::Leg::FirstHandshake, |rule| rule.leg);
-        let binding = token.bound_to();
-        let ask = Ask {
+        let call = Call {
             method: self.method,
-            url,
-            headers,
+            url: parse(&self.url)?,
+            headers: self.headers,
             body: self.body,
-            via: Via::Tls(leg, Arc::clone(binding.client_identity())),
+            resource: self.resource,
+            timeouts: self.timeouts,
         };
-        let way = shared.acquisition()?;
-        let at = At::new(Leg::Resource, &way.id);
-        let calling = async {
-            let opened = way
-                .deadline
-                .bound(Leg::Resource, &way.id, shared.imds.net.open(&ask, &at))
-                .await??;
-            let outcome = format!(
-                "HTTP {} from {}",
-                opened.status.as_u16(),
-                ask.url.host_str().unwrap_or_default()
-            );
-            let tls = opened.tls();
-            Ok(Done {
-                value: opened,
-                outcome,
-                tls,
-            })
-        };
-        let opened = Box::pin(way.leg(Leg::Resource, calling)).await?;
-        Ok(Response {
-            at: at.with_status(opened.status.as_u16()),
-            limit: shared.response_limit,
-            token,
-            opened,
-        })
+        Box::pin(send(&self.client, call)).await
     }
 }
 
@@ -176,53 +146,6 @@ impl fmt::Debug for RequestBuilder {
         f.debug_struct("RequestBuilder")
             .field("method", &self.method)
             .field("resource", &self.resource)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A resource's answer.
-pub struct Response {
-    opened: Opened,
-    token: Arc<AccessToken>,
-    at: At,
-    limit: usize,
-}
-
-impl Response {
-    /// The status.
-    pub fn status(&self) -> StatusCode {
-        self.opened.status
-    }
-
-    /// The headers.
-    pub fn headers(&self) -> &HeaderMap {
-        &self.opened.headers
-    }
-
-    /// The token that was used, with its binding.
-    pub fn token(&self) -> &Arc<AccessToken> {
-        &self.token
-    }
-
-    /// Facts about the connection as of now.
-    pub fn tls_info(&self) -> Option<TlsInfo> {
-        self.opened.tls()
-    }
-
-    /// Reads the rest of the body.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] beyond the client's response limit, [`Error::Unreachable`] if the connection
-    /// breaks or is silent for 30 s.
-    pub async fn bytes(mut self) -> Result<Bytes, Error> {
-        self.opened.read(self.limit, IDLE, &self.at).await
-    }
-}
-
-impl fmt::Debug for Response {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Response")
-            .field("status", &self.status())
             .finish_non_exhaustive()
     }
 }
@@ -237,11 +160,4 @@ fn parse(text: &str) -> Result<Url, Error> {
         return Err(refuse("contains a user name or password"));
     }
     Ok(url)
-}
-
-fn authorization(token: &AccessToken) -> Result<HeaderValue, Error> {
-    let text = format!("{} {}", TokenType::MtlsPop, token.secret());
-    let mut value = crate::http::header_value("authorization", &text)?;
-    value.set_sensitive(true);
-    Ok(value)
 }

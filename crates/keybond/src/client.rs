@@ -17,7 +17,7 @@ use self::obtain::Haste;
 use crate::{
     acquisition::Acquisition,
     attestation::AttestationProvider,
-    call::{RequestBuilder, ResourceRules},
+    call::{RequestBuilder, ResourceRules, ResourceService, Timeouts, pool::Pool},
     credential::{Binding, cache::BindingCache, keeping, mint::Mint, store::CertificateStore},
     environment::Environment,
     error::Error,
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) deadline: Duration,
     pub(crate) probe_budget: Duration,
     pub(crate) response_limit: usize,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) pool: Pool,
     pub(crate) bindings: BindingCache,
     pub(crate) tokens: TokenCache,
     pub(crate) certificates: Option<Arc<dyn CertificateStore>>,
@@ -147,6 +149,11 @@ impl ManagedIdentity {
     /// [`ManagedIdentity::request`] with GET.
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.request(Method::GET, url)
+    }
+
+    /// This client as a `tower` service, for other HTTP code.
+    pub fn service(&self) -> ResourceService {
+        ResourceService::new(self.clone())
     }
 
     /// Finds out which metadata service is here, without a key or a credential and within the probe budget.

@@ -143,6 +143,14 @@ pub enum Error {
         /// How far it got.
         how: NoAnswer,
     },
+    /// The request's body failed, or would have to be sent again and cannot be.
+    #[error("{} leg: the request's body: {cause}", at.leg)]
+    RequestBody {
+        /// Where.
+        at: At,
+        /// Why.
+        cause: String,
+    },
     /// The TLS layer refused.
     #[error("{} leg: TLS with {host}: {cause}", at.leg)]
     Tls {
@@ -268,7 +276,7 @@ impl Error {
             Self::Source { problem, .. } => problem.field(),
             Self::Redirected { .. } | Self::V1Only { .. } => Some("status"),
             Self::Refused { .. } => Some("error"),
-            Self::TooLarge { .. } => Some("body"),
+            Self::TooLarge { .. } | Self::RequestBody { .. } => Some("body"),
             _ => None,
         }
     }
@@ -290,6 +298,7 @@ impl Error {
                 (_, NoAnswer::Refused | NoAnswer::Broken) => "service_unreachable",
             },
             Self::Tls { cause, .. } => cause.code(),
+            Self::RequestBody { .. } => "request_body_failed",
             Self::DeadlineExceeded { .. } => "deadline_exceeded",
             Self::Refused { at, error, .. } => match at.leg {
                 Leg::Token if error == "invalid_client" => "invalid_client",
@@ -356,6 +365,9 @@ impl Error {
                 }
                 _ => "Check the network, the firewall and the name of the host.",
             },
+            Self::RequestBody { .. } => {
+                "Look at what the body is read from; give it as a whole if the request is to be repeated."
+            }
             Self::DeadlineExceeded { .. } => {
                 "Try again; if it stays, look at the times of the legs to see who is slow."
             }
@@ -426,6 +438,7 @@ impl Error {
     fn at(&self) -> Option<&At> {
         match self {
             Self::Unreachable { at, .. }
+            | Self::RequestBody { at, .. }
             | Self::Tls { at, .. }
             | Self::Refused { at, .. }
             | Self::V1Only { at }

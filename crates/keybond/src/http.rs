@@ -1,8 +1,10 @@
 //! One request, one answer, over a connection of its own. No redirect is followed, no proxy is asked, every
 //! wait is bounded and so is every body.
 
-mod connection;
+pub(crate) mod body;
+pub(crate) mod connection;
 mod persist;
+pub(crate) mod shared;
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +12,7 @@ use ::http::{HeaderMap, Method, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use keybond_tls::{ClientIdentity, Leg as TlsLeg, TlsConnector, TlsInfo};
+use keybond_tls::{ClientIdentity, Leg as TlsLeg, TlsConnector, TlsInfo, TlsVersion};
 use tokio::time::Instant;
 use url::Url;
 
@@ -65,6 +67,13 @@ pub(crate) enum Via {
     },
     /// Over TLS with a client certificate.
     Tls(TlsLeg, Arc<ClientIdentity>),
+    /// To a resource, as it wants to be called.
+    Resource {
+        leg: TlsLeg,
+        /// The newest version that is offered.
+        newest: TlsVersion,
+        identity: Arc<ClientIdentity>,
+    },
 }
 
 /// The time by which everything must be over.
@@ -186,7 +195,7 @@ impl Opened {
 impl Net {
     /// Sends a request and reads the answer's head. Redirects are errors.
     pub(crate) async fn open(&self, ask: &Ask, at: &At) -> Result<Opened, Error> {
-        let mut connection = Connection::open(self, ask, at).await?;
+        let mut connection = Connection::open(self, &ask.url, &ask.via, at).await?;
         let (head, body) = connection.send(ask, at).await?.into_parts();
         if is_redirect(head.status) {
             return Err(Error::Redirected {
@@ -235,7 +244,7 @@ impl Net {
 }
 
 /// Statuses that send the client elsewhere with its request (RFC 9110 §15.4).
-fn is_redirect(status: StatusCode) -> bool {
+pub(crate) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 

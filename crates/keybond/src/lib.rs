@@ -85,7 +85,10 @@ pub use keybond_tls as tls;
 pub use self::{
     attestation::{AttestationError, AttestationProvider, AttestationRequest, AttestationToken},
     bearer::BearerToken,
-    call::{RequestBuilder, ResourceRule, Response},
+    call::{
+        ClientCertificate, RequestBuilder, ResourceRule, ResourceService, Response, ResponseBody,
+        Timeouts,
+    },
     client::{ManagedIdentity, ManagedIdentityBuilder},
     credential::{
         Binding,

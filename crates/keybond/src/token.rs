@@ -160,7 +160,7 @@ impl AccessToken {
     }
 
     /// Whether it may be handed out at this time.
-    fn is_usable(&self, now: SystemTime) -> bool {
+    pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
         self.facts.life.age(now) != Age::Over
     }
 

@@ -1,4 +1,4 @@
-//! Makes connections: one configuration without a certificate, and one for each identity and leg.
+//! Makes connections: one configuration without a certificate, and one for each identity and choice of versions.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use crate::{
     identity::ClientIdentity,
     pem,
     roots::TrustRoots,
-    seam::{BoxFuture, Leg, TlsConn, TlsConnector},
+    seam::{BoxFuture, Leg, TlsConn, TlsConnector, TlsVersion},
 };
 
 /// TLS 1.2 and 1.3; signatures RSASSA-PSS before PKCS#1 v1.5.
@@ -51,6 +51,7 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
 pub struct S2nConnector {
     roots: Arc<[String]>,
     plain: Config,
+    plain12: OnceCell<Config>,
     bound: Mutex<Vec<Bound>>,
     handshake: Duration,
 }
@@ -58,7 +59,7 @@ pub struct S2nConnector {
 /// The configuration of an identity, as long as the identity lives.
 struct Bound {
     identity: Weak<ClientIdentity>,
-    leg: Leg,
+    policy: &'static str,
     config: Arc<OnceCell<Config>>,
 }
 
@@ -73,6 +74,7 @@ impl S2nConnector {
         Ok(Self {
             plain: config(&roots, BOTH_VERSIONS, None).map_err(setup)?,
             roots,
+            plain12: OnceCell::new(),
             bound: Mutex::default(),
             handshake: HANDSHAKE,
         })
@@ -92,29 +94,37 @@ impl S2nConnector {
         socket: S,
         host: &str,
         leg: Leg,
+        newest: TlsVersion,
         identity: Option<Arc<ClientIdentity>>,
     ) -> Result<Stream<S>, TlsError> {
         let host = Host::parse(host)?;
         let identity = identity.filter(|_| leg != Leg::Plain);
         let control = Control::new(leg, identity.is_some());
-        let config = match identity {
-            Some(identity) => self.bound(&identity, leg).await?,
-            None => self.plain.clone(),
+        let config = match (identity, newest) {
+            (Some(identity), _) => {
+                let policy = policy(identity.key(), leg, newest);
+                let cell = self.cell(&identity, policy);
+                self.build(&cell, policy, Some(identity)).await?
+            }
+            (None, TlsVersion::Tls13) => self.plain.clone(),
+            (None, TlsVersion::Tls12) => self.build(&self.plain12, TLS12_ONLY, None).await?,
         };
         let session = Session::handshake(config, socket, host, control, self.handshake).await?;
         Ok(Stream::new(session))
     }
 
-    async fn bound(&self, identity: &Arc<ClientIdentity>, leg: Leg) -> Result<Config, TlsError> {
-        let cell = self.cell(identity, leg);
+    async fn build(
+        &self,
+        cell: &OnceCell<Config>,
+        policy: &'static str,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> Result<Config, TlsError> {
         let config = cell
             .get_or_try_init(|| async {
                 let roots = Arc::clone(&self.roots);
-                let identity = Arc::clone(identity);
                 // The roots are parsed again for each configuration: not on the runtime.
                 let built = spawn_blocking(move || {
-                    let policy = policy(identity.key(), leg);
-                    config(&roots, policy, Some(&identity)).map_err(setup)
+                    config(&roots, policy, identity.as_deref()).map_err(setup)
                 });
                 built.await.unwrap_or_else(|error| {
                     Err(TlsError::Setup {
@@ -126,11 +136,11 @@ impl S2nConnector {
         Ok(config.clone())
     }
 
-    fn cell(&self, identity: &Arc<ClientIdentity>, leg: Leg) -> Arc<OnceCell<Config>> {
+    fn cell(&self, identity: &Arc<ClientIdentity>, policy: &'static str) -> Arc<OnceCell<Config>> {
         let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
         bound.retain(|entry| entry.identity.strong_count() > 0);
         let known = bound.iter().find(|entry| {
-            entry.leg == leg && std::ptr::eq(entry.identity.as_ptr(), Arc::as_ptr(identity))
+            entry.policy == policy && std::ptr::eq(entry.identity.as_ptr(), Arc::as_ptr(identity))
         });
         if let Some(known) = known {
             return Arc::clone(&known.config);
@@ -138,7 +148,7 @@ impl S2nConnector {
         let config = Arc::new(OnceCell::new());
         bound.push(Bound {
             identity: Arc::downgrade(identity),
-            leg,
+            policy,
             config: Arc::clone(&config),
         });
         config
@@ -153,10 +163,21 @@ impl TlsConnector for S2nConnector {
         leg: Leg,
         identity: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        self.connect_up_to(tcp, host, leg, TlsVersion::Tls13, identity)
+    }
+
+    fn connect_up_to<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+        leg: Leg,
+        newest: TlsVersion,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
         Box::pin(async move {
             // Small records must not wait for each other; a socket that refuses is only slower.
             let _ = tcp.set_nodelay(true);
-            let stream = self.establish(tcp, host, leg, identity).await?;
+            let stream = self.establish(tcp, host, leg, newest, identity).await?;
             Ok(Box::new(stream) as Box<dyn TlsConn>)
         })
     }
@@ -179,11 +200,11 @@ pub fn default_connector(roots: &TrustRoots) -> Result<Arc<dyn TlsConnector>, Tl
     Ok(Arc::new(S2nConnector::new(roots)?))
 }
 
-fn policy(key: &HeldKey, leg: Leg) -> &'static str {
+fn policy(key: &HeldKey, leg: Leg, newest: TlsVersion) -> &'static str {
     // Every scheme a server may choose from the other policies; s2n cannot narrow them further.
     if !key.supports(SignatureScheme::RsaPssSha256) {
         PKCS1_ONLY
-    } else if leg == Leg::OnDemand {
+    } else if leg == Leg::OnDemand || newest == TlsVersion::Tls12 {
         TLS12_ONLY
     } else {
         BOTH_VERSIONS

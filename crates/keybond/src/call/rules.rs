@@ -1,6 +1,8 @@
 //! How resources want to be called, host by host.
 
-use keybond_tls::Leg;
+use keybond_tls::{Leg, TlsVersion};
+
+use crate::error::Error;
 
 /// How the hosts of a resource want to be called.
 ///
@@ -11,7 +13,22 @@ pub struct ResourceRule {
     host: String,
     pub(crate) resource: Option<String>,
     pub(crate) token_bound_header: bool,
-    pub(crate) leg: Leg,
+    shown: ClientCertificate,
+    newest: TlsVersion,
+}
+
+/// When a server asks for the client certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClientCertificate {
+    /// In the first handshake.
+    FirstHandshake,
+    /// When it has read the request, by a TLS 1.2 renegotiation, once on a connection; or in the first handshake.
+    /// TLS 1.3, which has no renegotiation, is not offered.
+    OnDemand,
+    /// When it has read the request, by post-handshake authentication under TLS 1.3 (RFC 8446 §4.6.2). The TLS
+    /// stack here does not have it: calls are refused with an error that says so, before anything is sent.
+    PostHandshake,
 }
 
 impl ResourceRule {
@@ -22,7 +39,8 @@ impl ResourceRule {
             host: host.to_ascii_lowercase(),
             resource: None,
             token_bound_header: false,
-            leg: Leg::FirstHandshake,
+            shown: ClientCertificate::FirstHandshake,
+            newest: TlsVersion::Tls13,
         }
     }
 
@@ -43,9 +61,36 @@ impl ResourceRule {
     /// Shows the certificate when the server asks for it, in the first handshake or in a TLS 1.2
     /// renegotiation.
     #[must_use]
-    pub fn on_demand(mut self) -> Self {
-        self.leg = Leg::OnDemand;
+    pub fn on_demand(self) -> Self {
+        self.client_certificate(ClientCertificate::OnDemand)
+    }
+
+    /// When the server asks for the certificate; in the first handshake unless set. Whenever it asks, it gets the
+    /// certificate, whether or not the issuers it hints at include this one.
+    #[must_use]
+    pub fn client_certificate(mut self, when: ClientCertificate) -> Self {
+        self.shown = when;
         self
+    }
+
+    /// The newest TLS version that is offered; TLS 1.3 unless set. Some servers ask for no certificate there.
+    #[must_use]
+    pub fn newest_tls(mut self, version: TlsVersion) -> Self {
+        self.newest = version;
+        self
+    }
+
+    /// How to connect to these hosts.
+    pub(crate) fn transport(&self) -> Result<(Leg, TlsVersion), Error> {
+        match self.shown {
+            ClientCertificate::FirstHandshake => Ok((Leg::FirstHandshake, self.newest)),
+            ClientCertificate::OnDemand => Ok((Leg::OnDemand, self.newest)),
+            ClientCertificate::PostHandshake => Err(Error::configuration(
+                "client_certificate",
+                "this TLS stack has no post-handshake authentication: let the server ask in the first handshake, \
+                 or later under TLS 1.2 (on demand)",
+            )),
+        }
     }
 
     fn covers(&self, host: &str) -> bool {
@@ -119,9 +164,17 @@ mod tests {
         let rules = ResourceRules::default();
         let vault = rules.find("mine.vault.azure.net", None).unwrap();
         assert_eq!(vault.resource.as_deref(), Some("https://vault.azure.net"));
-        assert!(vault.token_bound_header && vault.leg == Leg::OnDemand);
+        assert!(vault.token_bound_header);
+        assert_eq!(
+            vault.transport().unwrap(),
+            (Leg::OnDemand, TlsVersion::Tls13)
+        );
         let graph = rules.find("mtlstb.graph.microsoft.com", None).unwrap();
-        assert!(!graph.token_bound_header && graph.leg == Leg::FirstHandshake);
+        assert!(!graph.token_bound_header);
+        assert_eq!(
+            graph.transport().unwrap(),
+            (Leg::FirstHandshake, TlsVersion::Tls13)
+        );
         for host in [
             "vault.azure.net",
             "mine.vault.azure.net.example",
@@ -159,6 +212,16 @@ mod tests {
             !graph.token_bound_header,
             "the host goes before the resource"
         );
+    }
+
+    #[test]
+    fn versions_are_limited_and_what_the_stack_lacks_is_refused() {
+        let rule = ResourceRule::new("x.example").newest_tls(TlsVersion::Tls12);
+        let (leg, newest) = rule.transport().unwrap();
+        assert_eq!((leg, newest), (Leg::FirstHandshake, TlsVersion::Tls12));
+        let rule = rule.client_certificate(ClientCertificate::PostHandshake);
+        let error = rule.transport().unwrap_err();
+        assert_eq!(error.field(), Some("client_certificate"));
     }
 
     #[test]

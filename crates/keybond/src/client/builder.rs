@@ -8,7 +8,10 @@ use keybond_tls::TlsConnector;
 use super::{ManagedIdentity, Shared, obtain::KeyWatcher};
 use crate::{
     attestation::AttestationProvider,
-    call::{ResourceRule, ResourceRules},
+    call::{
+        ResourceRule, ResourceRules, Timeouts,
+        pool::{Limits, Pool},
+    },
     credential::{
         cache::BindingCache,
         store::{CertificateStore, DiskCertificates},
@@ -59,6 +62,8 @@ pub struct ManagedIdentityBuilder {
     deadline: Duration,
     probe_budget: Duration,
     response_limit: usize,
+    timeouts: Timeouts,
+    connections: Limits,
     on_leg: Option<OnLeg>,
     certificates: Option<Arc<dyn CertificateStore>>,
     imds_rate: Rate,
@@ -82,6 +87,8 @@ impl Default for ManagedIdentityBuilder {
             deadline: DEADLINE,
             probe_budget: PROBE_BUDGET,
             response_limit: RESPONSE_LIMIT,
+            timeouts: Timeouts::default(),
+            connections: Limits::default(),
             on_leg: None,
             certificates: None,
             imds_rate: IMDS_RATE,
@@ -189,6 +196,19 @@ impl ManagedIdentityBuilder {
         self
     }
 
+    /// How long each part of a call to a resource may take, unless the call says otherwise.
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// How long a connection to a resource is kept for the next request while nobody uses it (60 s if not set),
+    /// and how old it may become (10 minutes).
+    pub fn keep_connections(mut self, idle: Duration, life: Duration) -> Self {
+        self.connections = Limits { idle, life };
+        self
+    }
+
     /// Who is told how each leg ended.
     pub fn on_leg(mut self, listener: Arc<dyn Fn(&LegReport) + Send + Sync>) -> Self {
         self.on_leg = Some(listener);
@@ -237,6 +257,8 @@ impl ManagedIdentityBuilder {
             deadline: self.deadline,
             probe_budget: self.probe_budget,
             response_limit: self.response_limit,
+            timeouts: self.timeouts,
+            pool: Pool::new(self.connections),
             bindings: BindingCache::new(),
             tokens: TokenCache::new(),
             certificates,

@@ -131,6 +131,17 @@ pub(super) const TABLE: &[Entry] = &[
         &["Give the service's operator the correlation id."],
     ),
     entry(
+        "request_body_failed",
+        &[Leg::Resource],
+        Retry::Depends,
+        "The body of a request to a resource could not be sent.",
+        &[
+            "What the body is read from failed.",
+            "The request would have to be sent again, and a streamed body cannot be.",
+        ],
+        &["Look at the source of the body, or give the body as a whole."],
+    ),
+    entry(
         "response_too_large",
         &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Bearer, Leg::Resource],
         Retry::No,

@@ -1,43 +1,44 @@
 //! A connection: TCP, or TLS whose facts stay readable while HTTP uses it.
 
-use std::{
-    error::Error as StdError,
-    io,
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
-use ::http::{Request, Response, header};
+use ::http::{Method, Request, Response, header};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
-use keybond_tls::{Leg as TlsLeg, TlsConn, TlsError, TlsInfo};
+use keybond_tls::{Leg as TlsLeg, TlsError, TlsInfo, TlsVersion};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::JoinHandle,
+    time::Instant,
 };
 use url::{Host, Url};
 
-use super::{Ask, CONNECT_TIMEOUT, Net, Via, header_value};
+use super::{
+    Ask, CONNECT_TIMEOUT, Net, Via,
+    body::Outgoing,
+    header_value,
+    shared::{Activity, SharedConn},
+};
 use crate::{
     error::{At, Error, NoAnswer, THUMBPRINT},
     hosts::{is_local, is_private},
 };
 
 /// A connection with HTTP/1.1 on it. Dropping it closes it at once.
-pub(super) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+pub(crate) struct Connection {
+    sender: SendRequest<Outgoing>,
     driver: JoinHandle<()>,
     tls: Option<SharedConn>,
     address: String,
+    opened: Instant,
 }
 
 impl Drop for Connection {
@@ -47,18 +48,18 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(net: &Net, ask: &Ask, at: &At) -> Result<Self, Error> {
-        let address = address(&ask.url);
-        let tcp = dial(&ask.url, at, &address).await?;
-        match &ask.via {
+    pub(crate) async fn open(net: &Net, url: &Url, via: &Via, at: &At) -> Result<Self, Error> {
+        let address = address(url);
+        let tcp = dial(url, at, &address).await?;
+        match via {
             Via::LocalTcp | Via::PrivateTcp => {
                 // A name like `localhost` can be made to lead anywhere.
                 let peer = tcp.peer_addr().map_err(|e| broken(at, &address, &e))?;
-                let private = matches!(ask.via, Via::PrivateTcp) && is_private(peer.ip());
+                let private = matches!(via, Via::PrivateTcp) && is_private(peer.ip());
                 if !is_local(peer.ip()) && !private {
                     return Err(Error::Host {
                         at: at.clone(),
-                        field: match ask.via {
+                        field: match via {
                             Via::PrivateTcp => "endpoint".into(),
                             _ => "imds_endpoint".into(),
                         },
@@ -68,19 +69,26 @@ impl Connection {
                 }
                 Self::start(tcp, None, address, at).await
             }
-            Via::ServerTls { .. } | Via::Tls(..) => {
-                let host = match ask.url.host() {
+            Via::ServerTls { .. } | Via::Tls(..) | Via::Resource { .. } => {
+                let host = match url.host() {
                     Some(Host::Ipv6(ip)) => ip.to_string(),
                     Some(host) => host.to_string(),
                     None => String::new(),
                 };
-                let (leg, identity) = match &ask.via {
-                    Via::Tls(leg, identity) => (*leg, Some(Arc::clone(identity))),
-                    _ => (TlsLeg::Plain, None),
+                let (leg, newest, identity) = match via {
+                    Via::Tls(leg, identity) => {
+                        (*leg, TlsVersion::Tls13, Some(Arc::clone(identity)))
+                    }
+                    Via::Resource {
+                        leg,
+                        newest,
+                        identity,
+                    } => (*leg, *newest, Some(Arc::clone(identity))),
+                    _ => (TlsLeg::Plain, TlsVersion::Tls13, None),
                 };
                 let conn = net
                     .tls
-                    .connect(tcp, &host, leg, identity)
+                    .connect_up_to(tcp, &host, leg, newest, identity)
                     .await
                     .map_err(|cause| Error::Tls {
                         at: at.clone(),
@@ -89,7 +97,7 @@ impl Connection {
                     })?;
                 if let Via::ServerTls {
                     thumbprint: Some(expected),
-                } = &ask.via
+                } = via
                 {
                     let found = thumbprint(&conn.info().server_leaf);
                     if found != *expected {
@@ -97,7 +105,7 @@ impl Connection {
                         return Err(at.mismatch(THUMBPRINT, "the one named beforehand", found));
                     }
                 }
-                let shared = SharedConn(Arc::new(Mutex::new(conn)));
+                let shared = SharedConn::new(conn);
                 Self::start(shared.clone(), Some(shared), address, at).await
             }
         }
@@ -124,36 +132,54 @@ impl Connection {
             driver,
             tls,
             address,
+            opened: Instant::now(),
         })
     }
 
     pub(super) async fn send(&mut self, ask: &Ask, at: &At) -> Result<Response<Incoming>, Error> {
-        let url = &ask.url;
-        let target = match url.query() {
-            Some(query) => format!("{}?{query}", url.path()),
-            None => url.path().to_owned(),
-        };
-        let mut request = Request::builder()
-            .method(ask.method.clone())
-            .uri(target)
-            .body(Full::new(ask.body.clone()))
-            .map_err(|error| Error::configuration("url", error.to_string()))?;
+        let body = Outgoing::whole(ask.body.clone());
+        let mut request = request(ask.method.clone(), &ask.url, body)?;
+        let host = request.headers_mut().remove(header::HOST);
         *request.headers_mut() = ask.headers.clone();
-        let host = match url.port() {
-            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-            None => url.host_str().unwrap_or_default().to_owned(),
-        };
         request
             .headers_mut()
-            .insert(header::HOST, header_value("host", &host)?);
+            .extend(host.map(|host| (header::HOST, host)));
         self.sender
             .send_request(request)
             .await
             .map_err(|error| self.broken(at, &error))
     }
 
-    pub(super) fn tls(&self) -> Option<TlsInfo> {
-        self.tls.as_ref().map(|tls| tls.lock().info())
+    /// Sends a request. One that was not sent comes back with the error.
+    pub(crate) fn try_send(
+        &mut self,
+        request: Request<Outgoing>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>> + use<>
+    {
+        self.sender.try_send_request(request)
+    }
+
+    /// Waits until the exchange before this one is over. `false`: the connection is closed.
+    pub(crate) async fn is_ready(&mut self) -> bool {
+        self.sender.ready().await.is_ok()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// When it was made.
+    pub(crate) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// When bytes last moved on it, if it is one of TLS.
+    pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
+        self.tls.as_ref().map(|tls| Arc::clone(tls.activity()))
+    }
+
+    pub(crate) fn tls(&self) -> Option<TlsInfo> {
+        self.tls.as_ref().map(SharedConn::info)
     }
 
     pub(super) fn broken(&self, at: &At, error: &(dyn StdError + 'static)) -> Error {
@@ -207,14 +233,36 @@ async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
     Ok(tcp)
 }
 
-fn address(url: &Url) -> String {
+/// A request in origin form.
+pub(crate) fn request(
+    method: Method,
+    url: &Url,
+    body: Outgoing,
+) -> Result<Request<Outgoing>, Error> {
+    let target = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    let host = match url.port() {
+        Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+        None => url.host_str().unwrap_or_default().to_owned(),
+    };
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, header_value("host", &host)?)
+        .body(body)
+        .map_err(|error| Error::configuration("url", error.to_string()))
+}
+
+pub(crate) fn address(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     format!("{host}:{}", url.port_or_known_default().unwrap_or(0))
 }
 
 /// A connection that stood and then failed. If the TLS layer knows why, it has the word: a server that refuses
 /// a certificate may say so only after the handshake.
-fn broken(at: &At, address: &str, error: &(dyn StdError + 'static)) -> Error {
+pub(crate) fn broken(at: &At, address: &str, error: &(dyn StdError + 'static)) -> Error {
     if let Some(cause) = TlsError::find(error) {
         return Error::Tls {
             at: at.clone(),
@@ -239,54 +287,16 @@ fn broken(at: &At, address: &str, error: &(dyn StdError + 'static)) -> Error {
     unreachable(at, address, cause, how)
 }
 
-fn unanswered(at: &At, address: &str, waited: Duration) -> Error {
+pub(crate) fn unanswered(at: &At, address: &str, waited: Duration) -> Error {
     let cause = format!("no answer within {waited:?}");
     unreachable(at, address, cause, NoAnswer::Silence)
 }
 
-fn unreachable(at: &At, address: &str, cause: String, how: NoAnswer) -> Error {
+pub(crate) fn unreachable(at: &At, address: &str, cause: String, how: NoAnswer) -> Error {
     Error::Unreachable {
         at: at.clone(),
         address: address.to_owned(),
         cause,
         how,
-    }
-}
-
-/// A TLS connection that HTTP drives while its facts are read. The lock is held for single polls only.
-#[derive(Clone)]
-struct SharedConn(Arc<Mutex<Box<dyn TlsConn>>>);
-
-impl SharedConn {
-    fn lock(&self) -> MutexGuard<'_, Box<dyn TlsConn>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsyncRead for SharedConn {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for SharedConn {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.lock()).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.lock()).poll_shutdown(cx)
     }
 }

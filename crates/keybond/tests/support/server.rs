@@ -43,6 +43,8 @@ pub enum Reply {
     Gigabyte,
     /// Sends without announcing how much, as long as the client listens.
     Endless,
+    /// Sends half of what it announces, then nothing.
+    Stalled,
     /// Closes the connection without a word.
     HangUp,
     /// Says it when the gate has a permit.
@@ -161,6 +163,11 @@ async fn converse(
                 }
                 head.push_str("\r\n");
                 tcp.write_all(&[head.as_bytes(), &body].concat()).await?;
+            }
+            Reply::Stalled => {
+                tcp.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 8\r\n\r\nhalf")
+                    .await?;
+                std::future::pending::<()>().await;
             }
             Reply::Gigabyte => {
                 let head =

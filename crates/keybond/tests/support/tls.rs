@@ -3,7 +3,10 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     task::{Context, Poll},
 };
 
@@ -14,6 +17,7 @@ use keybond::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Semaphore,
 };
 
 /// One connection that was asked for.
@@ -23,11 +27,30 @@ pub struct Shown {
     pub identity: Option<Arc<ClientIdentity>>,
 }
 
-#[derive(Default)]
 pub struct PassThrough {
     pub shown: Mutex<Vec<Shown>>,
     /// The certificate that servers are said to have shown.
     pub server_leaf: Mutex<Vec<u8>>,
+    /// Whether the client is said to have shown its certificate.
+    pub certificate_shown: AtomicBool,
+    /// A permit for every connection that has ended.
+    pub ended: Arc<Semaphore>,
+    /// Connections on demand wait here, and say so.
+    pub gate: Semaphore,
+    pub waiting: Semaphore,
+}
+
+impl Default for PassThrough {
+    fn default() -> Self {
+        Self {
+            shown: Mutex::default(),
+            server_leaf: Mutex::default(),
+            certificate_shown: AtomicBool::new(true),
+            ended: Arc::new(Semaphore::new(0)),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            waiting: Semaphore::new(0),
+        }
+    }
 }
 
 impl PassThrough {
@@ -35,6 +58,15 @@ impl PassThrough {
     pub fn last_certificate(&self) -> Vec<u8> {
         let shown = self.shown.lock().unwrap();
         shown.last().unwrap().identity.as_ref().unwrap().chain()[0].clone()
+    }
+
+    /// The certificates shown on connections on demand, in their order.
+    pub fn on_demand(&self) -> Vec<Vec<u8>> {
+        let shown = self.shown.lock().unwrap();
+        let on_demand = shown.iter().filter(|shown| shown.leg == Leg::OnDemand);
+        on_demand
+            .map(|shown| shown.identity.as_ref().unwrap().chain()[0].clone())
+            .collect()
     }
 }
 
@@ -52,11 +84,25 @@ impl TlsConnector for PassThrough {
             identity,
         });
         let leaf = self.server_leaf.lock().unwrap().clone();
-        Box::pin(async move { Ok(Box::new(Conn(tcp, leaf)) as Box<dyn TlsConn>) })
+        let signed = self.certificate_shown.load(SeqCst);
+        let ended = Arc::clone(&self.ended);
+        Box::pin(async move {
+            if leg == Leg::OnDemand {
+                self.waiting.add_permits(1);
+                drop(self.gate.acquire().await.unwrap());
+            }
+            Ok(Box::new(Conn(tcp, leaf, signed, ended)) as Box<dyn TlsConn>)
+        })
     }
 }
 
-struct Conn(TcpStream, Vec<u8>);
+struct Conn(TcpStream, Vec<u8>, bool, Arc<Semaphore>);
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.3.add_permits(1);
+    }
+}
 
 impl TlsConn for Conn {
     fn info(&self) -> TlsInfo {
@@ -64,7 +110,7 @@ impl TlsConn for Conn {
             version: TlsVersion::Tls12,
             cipher_suite: "made up".into(),
             certificate_requested: true,
-            client_signature: Some(SignatureScheme::RsaPssSha256),
+            client_signature: self.2.then_some(SignatureScheme::RsaPssSha256),
             renegotiations: 0,
             server_leaf: self.1.clone(),
         }
