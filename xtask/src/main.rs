@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod fixed;
 mod fuzz;
+mod mutants;
 mod run;
 mod setup;
 mod soak;
@@ -24,6 +25,7 @@ Usage: cargo xtask <command>
   windows          lints and builds for Windows, runs the tests under Wine
   fuzz             a TPM's answers, key files and records, 30 s each (--seconds N, or the name of one)
   soak [N]         70,000 (or N) signatures in a software TPM, with a second session idle beside
+  mutants [K/N]    changes the key provider's code, in every way or every N-th, and sees what its tests notice
   bench            what the TPM layer adds to the bare exchange with the TPM
   static           the command as one static file, and its demo with a software TPM
   setup            installs the system packages and cargo tools that the tests need
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ("windows", []) => windows::windows(),
         ("fuzz", options) => fuzz::fuzz(options),
         ("soak", options) => soak::soak(options),
+        ("mutants", options) => mutants::mutants(options),
         ("bench", []) => bench::bench(),
         ("static", []) => fixed::build(),
         ("setup", []) => setup::everything(),

@@ -381,7 +381,10 @@ fn no_thread_reads_the_old_value_after_another_read_the_new() {
             })
         });
         current.store(Some(Arc::new(Arc::new(2))));
-        assert_eq!(read(&current, &Recent::nothing()), 2);
+        let recent = Recent::nothing();
+        assert_eq!(read(&current, &recent), 2);
+        let recalled = current.recall(&recent);
+        assert_eq!(recalled.as_deref(), Some(&2), "it is looked up each time");
         for reader in readers {
             reader.join().unwrap();
         }
