@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
         "tpm2-openssl",
         "/usr/lib/x86_64-linux-gnu/ossl-modules/tpm2.so",
     ),
+    ("gdb", "/usr/bin/gcore"),
     ("softhsm2", "/usr/bin/softhsm2-util"),
     ("apache2-bin", "/usr/sbin/apache2"),
     (

@@ -39,7 +39,10 @@ pub(crate) async fn sign(scheme: SignatureScheme, args: &KeyArgs) -> Result<Exit
     std::io::stdin()
         .read_to_end(&mut message)
         .map_err(|error| Failure::io("standard input", &error))?;
-    write_out(&key.sign(scheme, &message).await?)?;
+    let signature = key.sign(scheme, &message).await?;
+    // Whoever reads slowly does not prolong the key's life.
+    drop(key);
+    write_out(&signature)?;
     Ok(ExitCode::SUCCESS)
 }
 
