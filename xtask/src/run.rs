@@ -16,6 +16,12 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
+/// Where cargo builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |dir| root().join(dir))
+}
+
 /// Runs a program in the root of the repository, showing what it prints.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), Failure> {
     run_with(program, arguments, &[])

@@ -5,6 +5,7 @@ use crate::run::{Failure, answers, run, run_with};
 /// Debian package and a file that shows it is there.
 const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "/usr/bin/gcc"),
+    ("g++", "/usr/bin/g++"),
     ("libssl-dev", "/usr/include/openssl/ssl.h"),
     ("openssl", "/usr/bin/openssl"),
     ("curl", "/usr/bin/curl"),

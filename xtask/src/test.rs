@@ -6,6 +6,7 @@ use keybond_testkit::Swtpm;
 
 use crate::{
     check::check,
+    fuzz,
     run::{Failure, follow, root, run},
     setup,
 };
@@ -36,6 +37,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         &["test", "--workspace", "--no-fail-fast"],
         |line| totals.read(line),
     )?;
+    let fuzzed = fuzz::fuzz(&[]);
     let readme = readme_commands();
     let ended = started.elapsed().as_secs();
     println!("\nall stages: {} min {} s", ended / 60, ended % 60);
@@ -43,6 +45,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         "{} passed, {} failed, {} skipped",
         totals.passed, totals.failed, totals.ignored
     );
+    fuzzed?;
     readme?;
     if !passed || totals.failed > 0 {
         return Err("tests failed".into());

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    run::{Failure, answers, follow_with, root, run_with},
+    run::{Failure, answers, follow_with, root, run_with, target_dir},
     setup,
     test::Totals,
 };
@@ -309,11 +309,6 @@ fn machine_with_everything(directory: &Path) -> std::io::Result<()> {
     }
     fs::create_dir_all(directory)?;
     fs::write(directory.join("config"), "vbs=on\ntpm=on\n")
-}
-
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), |dir| root().join(dir))
 }
 
 /// A path as a program under Wine sees it.
