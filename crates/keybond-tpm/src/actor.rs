@@ -42,7 +42,9 @@ impl Actor {
         capacity: usize,
         idle: Option<Duration>,
     ) -> Result<Self, TpmError> {
-        let queue = Arc::new(Queue::new(capacity));
+        let queue = Arc::new(Queue::new(capacity, |depth| {
+            metrics::gauge!("keybond_tpm_queue_depth").set(depth as f64);
+        }));
         let (alive, ended) = channel();
         let jobs = Arc::clone(&queue);
         thread::Builder::new()
@@ -61,7 +63,7 @@ impl Actor {
         })
     }
 
-    /// Jobs that wait for the device, without the one in progress.
+    /// Calls that wait for the device, without the one in progress.
     pub(crate) fn depth(&self) -> usize {
         self.queue.len()
     }

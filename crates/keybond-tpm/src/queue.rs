@@ -1,7 +1,8 @@
 //! A bounded queue in which nobody waits beyond a deadline.
 //!
 //! 1. At most `capacity` items wait.
-//! 2. After [`Queue::close`] nothing enters; what is inside is still handed out.
+//! 2. Each change of how many wait is told in the order in which the changes happen: under the lock.
+//! 3. After [`Queue::close`] nothing enters; what is inside is still handed out.
 
 use std::{
     collections::VecDeque,
@@ -16,6 +17,7 @@ pub(crate) struct Queue<T> {
     /// An item went out, or the queue was closed.
     drained: Condvar,
     capacity: usize,
+    tell: fn(usize),
 }
 
 struct State<T> {
@@ -39,7 +41,8 @@ pub(crate) enum Next<T> {
 }
 
 impl<T> Queue<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
+    /// `tell` hears how many items wait, each time that changes.
+    pub(crate) fn new(capacity: usize, tell: fn(usize)) -> Self {
         Self {
             state: Mutex::new(State {
                 items: VecDeque::new(),
@@ -48,6 +51,7 @@ impl<T> Queue<T> {
             filled: Condvar::new(),
             drained: Condvar::new(),
             capacity: capacity.max(1),
+            tell,
         }
     }
 
@@ -69,6 +73,7 @@ impl<T> Queue<T> {
             return Err(Refused::Closed);
         }
         state.items.push_back(item);
+        (self.tell)(state.items.len());
         self.filled.notify_one();
         Ok(())
     }
@@ -79,6 +84,7 @@ impl<T> Queue<T> {
         let mut state = self.lock();
         loop {
             if let Some(item) = state.items.pop_front() {
+                (self.tell)(state.items.len());
                 self.drained.notify_one();
                 return Next::Item(item);
             }
@@ -113,7 +119,7 @@ impl<T> Queue<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        // No code that can panic runs under the lock.
+        // A panic in `tell` leaves the items as they should be.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses_at_the_deadline_and_a_closed_one_at_once() {
-        let queue = Queue::new(2);
+        let queue = Queue::new(2, |_| {});
         let soon = || Instant::now() + Duration::from_millis(20);
         assert_eq!(queue.push(1, soon()), Ok(()));
         assert_eq!(queue.push(2, soon()), Ok(()));
@@ -144,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_waiting_producer_enters_when_there_is_room() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, |_| {});
         let far = Instant::now() + Duration::from_secs(60);
         queue.push(1, far).unwrap();
         std::thread::scope(|scope| {

@@ -15,7 +15,7 @@ use std::{
 use common::{SLACK, assert_signs, at_once, new_key, open};
 use keybond_testkit::{Action, Shim, Swtpm, old_pss, response_code};
 use keybond_tpm::{
-    ErrorKind, Hash, KeyRequest, LoadedKey, PssMode, Scheme, Tpm, TpmError, TpmOptions,
+    ErrorKind, Hash, KeyBlob, KeyRequest, LoadedKey, PssMode, Scheme, Tpm, TpmError, TpmOptions,
 };
 
 const PKCS1: Scheme = Scheme::Pkcs1(Hash::Sha256);
@@ -27,10 +27,27 @@ fn code(command: &[u8]) -> u32 {
     u32::from_be_bytes(command[6..10].try_into().unwrap())
 }
 
+/// A TPM and a key of it, which many shims in front of it serve.
+struct Bed {
+    swtpm: Swtpm,
+    key: KeyBlob,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let swtpm = Swtpm::start().unwrap();
+        let key = open(&swtpm.address()).create_key(&KeyRequest::default());
+        Self {
+            key: key.unwrap(),
+            swtpm,
+        }
+    }
+}
+
 /// A shim that does `fault` to the first `times` TPM2_Sign commands.
-fn faulty_sign(swtpm: &Swtpm, times: usize, fault: Action) -> (Shim, LoadedKey) {
+fn faulty_sign(bed: &Bed, times: usize, fault: Action) -> (Shim, LoadedKey) {
     let left = Arc::new(AtomicUsize::new(times));
-    let shim = Shim::start(&swtpm.socket(), move |command| {
+    let shim = Shim::start(&bed.swtpm.socket(), move |command| {
         let hit = code(command) == SIGN
             && left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
@@ -38,7 +55,7 @@ fn faulty_sign(swtpm: &Swtpm, times: usize, fault: Action) -> (Shim, LoadedKey) 
         if hit { fault.clone() } else { Action::Forward }
     })
     .unwrap();
-    let key = new_key(&open(&shim.address()));
+    let key = open(&shim.address()).load(&bed.key).unwrap();
     (shim, key)
 }
 
@@ -52,9 +69,9 @@ fn hurried(key: &LoadedKey) -> LoadedKey {
 
 #[test]
 fn a_command_is_sent_again_while_the_tpm_asks_for_that() {
-    let swtpm = Swtpm::start().unwrap();
+    let bed = Bed::new();
     for rc in [0x922, 0x90a, 0x908] {
-        let (shim, key) = faulty_sign(&swtpm, 4, Action::Answer(response_code(rc)));
+        let (shim, key) = faulty_sign(&bed, 4, Action::Answer(response_code(rc)));
         let before = shim.commands();
         assert_signs(&key, PKCS1);
         assert_eq!(shim.commands() - before, 5);
@@ -63,8 +80,8 @@ fn a_command_is_sent_again_while_the_tpm_asks_for_that() {
 
 #[test]
 fn a_tpm_that_never_becomes_ready_costs_the_deadline_only() {
-    let swtpm = Swtpm::start().unwrap();
-    let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Answer(response_code(0x922)));
+    let bed = Bed::new();
+    let (_shim, key) = faulty_sign(&bed, usize::MAX, Action::Answer(response_code(0x922)));
     let key = hurried(&key);
     let began = Instant::now();
     let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
@@ -79,7 +96,7 @@ fn a_tpm_that_never_becomes_ready_costs_the_deadline_only() {
 
 #[test]
 fn a_broken_answer_is_an_error_and_the_next_call_works() {
-    let swtpm = Swtpm::start().unwrap();
+    let bed = Bed::new();
     for (fault, expected) in [
         (Action::Hang, "tpm_deadline_exceeded"),
         (
@@ -112,7 +129,7 @@ fn a_broken_answer_is_an_error_and_the_next_call_works() {
             "tpm_malformed_answer",
         ),
     ] {
-        let (_shim, key) = faulty_sign(&swtpm, 1, fault.clone());
+        let (_shim, key) = faulty_sign(&bed, 1, fault.clone());
         let key = hurried(&key);
         let began = Instant::now();
         let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
@@ -130,17 +147,17 @@ fn a_broken_answer_is_an_error_and_the_next_call_works() {
 
 #[test]
 fn a_connection_that_died_is_replaced_without_the_caller_noticing() {
-    let swtpm = Swtpm::start().unwrap();
+    let bed = Bed::new();
     for fault in [
         Action::Close,
         Action::Truncate(0),
         Action::Truncate(9),
         Action::Truncate(20),
     ] {
-        let (_shim, key) = faulty_sign(&swtpm, 1, fault);
+        let (_shim, key) = faulty_sign(&bed, 1, fault);
         assert_signs(&key, PKCS1);
     }
-    let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Close);
+    let (_shim, key) = faulty_sign(&bed, usize::MAX, Action::Close);
     assert_eq!(
         key.sign_digest(PKCS1, &[0; 32]).unwrap_err().code(),
         "tpm_connection_failed"
@@ -149,11 +166,11 @@ fn a_connection_that_died_is_replaced_without_the_caller_noticing() {
 
 #[test]
 fn an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() {
-    let swtpm = Swtpm::start().unwrap();
+    let bed = Bed::new();
     let twice = [response_code(0x922), response_code(0x922)].concat();
-    let (_shim, key) = faulty_sign(&swtpm, 1, Action::Answer(twice.clone()));
+    let (_shim, key) = faulty_sign(&bed, 1, Action::Answer(twice.clone()));
     assert_signs(&key, PKCS1);
-    let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Answer(twice));
+    let (_shim, key) = faulty_sign(&bed, usize::MAX, Action::Answer(twice));
     let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
     assert!(
         error.to_string().contains("belong to no command"),
@@ -163,11 +180,11 @@ fn an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one() {
 
 #[test]
 fn a_lost_handle_and_a_full_memory_are_made_good_once() {
-    let swtpm = Swtpm::start().unwrap();
+    let bed = Bed::new();
     for rc in [0x902, 0x910, 0x18b, 0x184] {
-        let (_shim, key) = faulty_sign(&swtpm, 1, Action::Answer(response_code(rc)));
+        let (_shim, key) = faulty_sign(&bed, 1, Action::Answer(response_code(rc)));
         assert_signs(&key, PKCS1);
-        let (_shim, key) = faulty_sign(&swtpm, usize::MAX, Action::Answer(response_code(rc)));
+        let (_shim, key) = faulty_sign(&bed, usize::MAX, Action::Answer(response_code(rc)));
         let error = key.sign_digest(PKCS1, &[0; 32]).unwrap_err();
         assert_eq!(error.response_code().unwrap().raw(), rc);
     }
@@ -271,8 +288,8 @@ fn raw_rsa_is_not_allowed_where_it_is_not_needed_or_does_not_help() {
 
 #[test]
 fn a_busy_tpm_proves_nothing_about_pss() {
-    let swtpm = Swtpm::start().unwrap();
-    let (_shim, key) = faulty_sign(&swtpm, 1, Action::Answer(response_code(0x923)));
+    let bed = Bed::new();
+    let (_shim, key) = faulty_sign(&bed, 1, Action::Answer(response_code(0x923)));
     assert_eq!(key.pss_mode().unwrap_err().kind(), ErrorKind::Busy);
     assert_eq!(key.pss_mode().unwrap(), PssMode::Native);
 }
