@@ -1,18 +1,18 @@
 //! The test command and the demo.
 
-use std::{process::Command, time::Instant};
+use std::{path::Path, process::Command, time::Instant};
 
 use keybond_testkit::Swtpm;
 
 use crate::{
     check::check,
     fuzz,
-    run::{Failure, follow, root, run},
+    run::{Failure, follow, root, run, run_with},
     setup,
 };
 
 /// `cargo xtask demo`: builds the command line and runs its demo; with `--tpm swtpm` the key is in a software
-/// TPM that is started for it.
+/// TPM that is started for it, and openssl signs with the same key file afterwards.
 pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
     let wants_swtpm = |pair: &[String]| pair == ["--tpm", "swtpm"];
     let Some(at) = options.windows(2).position(wants_swtpm) else {
@@ -22,7 +22,41 @@ pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
     let tpm = Swtpm::start().map_err(|error| error.to_string())?;
     let mut options = options.to_vec();
     options[at + 1] = tpm.address();
-    run_demo(&options)
+    let kept = tpm.dir().join("demo");
+    options.extend(["--keep".into(), kept.display().to_string()]);
+    run_demo(&options)?;
+    if options.iter().any(|option| option == "--json") {
+        return Ok(());
+    }
+    openssl_signs(&tpm, &kept.join("keys/honest.pem"))
+}
+
+/// The key file of the demo in other hands: OpenSSL's provider for TPMs signs with it, OpenSSL's own code verifies.
+fn openssl_signs(tpm: &Swtpm, key: &Path) -> Result<(), Failure> {
+    let file = |name: &str| tpm.dir().join(name).display().to_string();
+    let (key, public) = (key.display().to_string(), file("public.pem"));
+    let (message, signature) = (file("message"), file("signature"));
+    std::fs::write(&message, "signed by openssl").map_err(|error| error.to_string())?;
+    let provider = "-provider tpm2 -provider default -propquery ?provider=tpm2";
+    let openssl = |line: &str, files: &[&str]| {
+        let mut arguments: Vec<&str> = line.split(' ').collect();
+        arguments.extend(files);
+        run_with("openssl", &arguments, &[("TPM2OPENSSL_TCTI", &tpm.tcti())])
+    };
+    openssl(
+        &format!("pkey {provider} -pubout"),
+        &["-in", &key, "-out", &public],
+    )?;
+    openssl(
+        &format!("pkeyutl {provider} -sign -rawin -digest sha256 -pkeyopt rsa_padding_mode:pss"),
+        &["-inkey", &key, "-in", &message, "-out", &signature],
+    )?;
+    openssl(
+        "dgst -sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:32",
+        &["-verify", &public, "-signature", &signature, &message],
+    )?;
+    println!("\nopenssl signed with the very key file of the demo, in the TPM");
+    Ok(())
 }
 
 /// `cargo xtask test`: everything that must be true before a change lands.

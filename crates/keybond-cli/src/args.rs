@@ -369,6 +369,9 @@ pub(crate) enum ShellArg {
 pub(crate) struct DemoArgs {
     #[command(flatten)]
     pub(crate) key: KeyArgs,
+    /// Keep the demo's keys in a new directory, for other programs to try them; they are thrown away otherwise.
+    #[arg(long, value_name = "NEW-DIR")]
+    pub(crate) keep: Option<PathBuf>,
 }
 
 fn scheme(name: &str) -> Result<SignatureScheme, String> {

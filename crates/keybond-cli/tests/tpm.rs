@@ -180,7 +180,9 @@ fn doctor(bed: &Bed) -> Vec<Value> {
 #[test]
 fn the_demo_goes_the_whole_way_with_a_key_in_the_tpm() {
     for (bed, pss) in [(Bed::new(), "native"), (Bed::old(), "synthesised")] {
-        let demo: Value = serde_json::from_slice(&bed.keybond("demo --json")).unwrap();
+        let kept = bed.tpm.dir().join("kept");
+        let line = format!("demo --json --keep {}", kept.display());
+        let demo: Value = serde_json::from_slice(&bed.keybond(&line)).unwrap();
         assert_eq!(demo["ok"], true, "{demo:#}");
         assert_eq!(demo["key"]["store"], "tpm2", "{pss}");
         assert_eq!(demo["key"]["strength"], "hardware", "{pss}");
@@ -193,5 +195,19 @@ fn the_demo_goes_the_whole_way_with_a_key_in_the_tpm() {
             .map(|leg| leg["tls"].as_str().unwrap())
             .collect();
         assert_eq!(signed, ["TLS 1.3", "TLS 1.2"], "{demo:#}");
+
+        // Openssl, with its own way to the same TPM, signs with the very key of the demo.
+        let file = kept.join("keys/honest.pem");
+        let file = file.display();
+        fs::write(bed.tpm.dir().join("message"), b"hello").unwrap();
+        let public = bed.openssl(&format!("pkey {TPM2} -in {file} -pubout -outform DER"));
+        fs::write(bed.tpm.dir().join("public.der"), &public).unwrap();
+        let id = bed.openssl("dgst -sha256 -r public.der");
+        let id = String::from_utf8(id).unwrap();
+        assert_eq!(demo["key"]["id"], id.split(' ').next().unwrap());
+        bed.openssl(&format!(
+            "dgst {TPM2} -sha256 -sign {file} -out signature message"
+        ));
+        bed.openssl("dgst -sha256 -keyform DER -verify public.der -signature signature message");
     }
 }

@@ -62,8 +62,17 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
     // The demo's keys are its own: nothing of this user's state is touched.
     let state = tempfile::Builder::new().prefix("keybond-demo-").tempdir();
     let state = state.map_err(|error| Failure::io("temporary directory", &error))?;
+    let state_dir = match &args.keep {
+        // An earlier demo's certificates are from an authority that is gone.
+        Some(kept) if kept.exists() => {
+            let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
+            return Err(Failure::io("--keep: expected a new directory", &error));
+        }
+        Some(kept) => kept.clone(),
+        None => state.path().join("state"),
+    };
     let keys = |name: &str| KeyArgs {
-        state_dir: Some(state.path().join("state")),
+        state_dir: Some(state_dir.clone()),
         key_name: name.to_owned(),
         ..args.key.clone()
     };
@@ -83,6 +92,9 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
         key.store(),
         key.strength()
     ))?;
+    if let (Some(file), Some(_)) = (&key.evidence().properties.file, &args.keep) {
+        show(format!("           its file: {}", file.display()))?;
+    }
     let token = honest.token(emulator.vault_resource()).await?;
     let binding = bound_to(&token)?;
     let url = format!("{}/{SECRET}", emulator.vault_url().trim_end_matches('/'));
