@@ -27,7 +27,7 @@ impl Azure {
             .spawn()
             .unwrap();
         let mut env = BTreeMap::new();
-        // The lines come when the servers listen; the vault's is the last.
+        // The lines come when the servers listen; the renegotiating vault's is the last.
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             let (name, value) = line
@@ -36,7 +36,7 @@ impl Azure {
                 .split_once('=')
                 .unwrap();
             env.insert(name.to_owned(), value.trim_matches('\'').to_owned());
-            if name == "KEYBOND_DEMO_VAULT_URL" {
+            if name == "KEYBOND_DEMO_RENEGOTIATING_VAULT_URL" {
                 break;
             }
         }

@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) profile: Profile,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) token_lifetime: Duration,
-    pub(crate) attestation_endpoint: String,
+    pub(crate) attestation_endpoint: Option<String>,
     pub(crate) attestation: AttestationRule,
     pub(crate) require_token_bound_header: bool,
     pub(crate) unbound_resources: Vec<String>,
@@ -105,7 +105,7 @@ impl Default for Builder {
                 profile: Profile::V2,
                 certificate_lifetime: Duration::from_secs(7 * 86_400),
                 token_lifetime: Duration::from_secs(86_399),
-                attestation_endpoint: "https://attestation.keybond.invalid".into(),
+                attestation_endpoint: None,
                 attestation: AttestationRule::Optional,
                 require_token_bound_header: true,
                 unbound_resources: vec!["https://management.azure.com".into()],
@@ -201,20 +201,27 @@ impl Builder {
         self
     }
 
-    /// The attestation endpoint that platform metadata names. Nothing listens at the default.
+    /// The attestation endpoint that platform metadata names; the emulator's own, at
+    /// `/attestation` on the token service's port, if not given.
     pub fn attestation_endpoint(mut self, url: impl Into<String>) -> Self {
-        self.settings.attestation_endpoint = url.into();
+        self.settings.attestation_endpoint = Some(url.into());
         self
     }
 
     /// Whether a certificate is issued only to a request with an attestation token; the token
-    /// itself is not looked at. Off if not given.
+    /// itself is not looked at ([`attestation`](Self::attestation) can say so). Off if not given.
     pub fn require_attestation(mut self, require: bool) -> Self {
         self.settings.attestation = if require {
             AttestationRule::Required
         } else {
             AttestationRule::Optional
         };
+        self
+    }
+
+    /// What `issuecredential` says to attestation tokens; [`AttestationRule::Optional`] if not given.
+    pub fn attestation(mut self, rule: AttestationRule) -> Self {
+        self.settings.attestation = rule;
         self
     }
 

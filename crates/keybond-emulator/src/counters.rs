@@ -40,6 +40,8 @@ pub struct Counters {
     pub token_by_resource: BTreeMap<String, u64>,
     /// Key sets and configurations asked for at the token service.
     pub discovery: u64,
+    /// Statements and keys asked for at the attestation service.
+    pub attestation: u64,
     /// Requests to the vaults.
     pub vault: u64,
     /// Requests to the vaults whose connection has a client certificate other than the one that the
@@ -61,7 +63,7 @@ pub struct Counters {
 /// The living counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
-    legs: [AtomicU64; 9],
+    legs: [AtomicU64; 10],
     events: [AtomicU64; 7],
     resources: Mutex<BTreeMap<String, u64>>,
     imds: Mutex<Rate>,
@@ -134,6 +136,7 @@ impl Counting {
             token: of(Leg::Token),
             token_by_resource: lock(&self.resources).clone(),
             discovery: of(Leg::Discovery),
+            attestation: of(Leg::Attestation),
             vault: of(Leg::Vault),
             mixed_bindings: event(Event::MixedBinding),
             renegotiations: event(Event::Renegotiation),
@@ -175,6 +178,7 @@ fn index(leg: Leg) -> Option<usize> {
         Leg::Token => 6,
         Leg::Discovery => 7,
         Leg::Vault => 8,
+        Leg::Attestation => 9,
         Leg::Imds => return None,
     })
 }

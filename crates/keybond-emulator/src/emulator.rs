@@ -9,11 +9,10 @@ use std::{
 };
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin,
-    attestation::AttestationRule,
+    attestation::{self, AttestationFlaw, AttestationRule},
     builder::Builder,
     clock::Clock,
     counters::Counters,
@@ -26,7 +25,7 @@ use crate::{
     server::{Server, Transport, serve},
     service::{Role, admit, answer},
     state::{State, pem},
-    tls::server_config,
+    tls::Tls,
     tls12::{Alert, Config, LazyConfig},
     world::{Addresses, Honeypot, World},
     x509::{Authority, Certificate},
@@ -115,10 +114,16 @@ impl Emulator {
             };
             tokio::spawn(serve(listener, stopped.clone(), server))
         };
+        let sts_world = world.clone();
+        let sts_asks = Arc::new(move || sts_world.asks_under_tls13());
         let servers = vec![
             run(Role::Imds, imds.0, Transport::Plain),
-            run(Role::Sts, sts.0, Transport::Tls(tls.clone())),
-            run(Role::Vault, vault.0, Transport::Tls(tls.clone())),
+            run(Role::Sts, sts.0, Transport::Tls(tls.clone(), sts_asks)),
+            run(
+                Role::Vault,
+                vault.0,
+                Transport::Tls(tls.clone(), Arc::new(|| true)),
+            ),
             run(
                 Role::RenegotiatingVault,
                 renegotiating.0,
@@ -231,6 +236,20 @@ impl Emulator {
         self.world.set_attestation(rule);
     }
 
+    /// A statement of the attestation service about a key (SubjectPublicKeyInfo, DER), valid for
+    /// eight hours; with a flaw made on purpose, if one is given. The service itself gives it for
+    /// `POST {attestationEndpoint}/attest/keyguard` `{"key":"…","flaw":"issuer"}`.
+    ///
+    /// # Errors
+    /// The emulator's key did not sign.
+    pub fn attest(
+        &self,
+        public_key: &[u8],
+        flaw: Option<AttestationFlaw>,
+    ) -> Result<String, EmulatorError> {
+        attestation::statement(&self.world, public_key, flaw)
+    }
+
     /// Makes a leg misbehave from the next request on. Several faults may be in force at once.
     ///
     /// # Errors
@@ -306,6 +325,21 @@ impl Emulator {
         self.world.revoke_kept(admin::REVOKED, reissues);
     }
 
+    /// For how long certificates issued from now on get tokens, whatever their validity; then the
+    /// token service refuses them with AADSTS1000901.
+    ///
+    /// # Errors
+    /// Less than a second or more than ten years.
+    pub fn set_token_not_after(&self, window: Duration) -> Result<(), EmulatorError> {
+        self.world.set_token_window(window)
+    }
+
+    /// Whether the token service asks for the client's certificate under TLS 1.3, too. It does, if
+    /// nothing else is said.
+    pub fn ask_under_tls13(&self, ask: bool) {
+        self.world.set_ask_under_tls13(ask);
+    }
+
     /// Sets a secret of the vault.
     ///
     /// # Errors
@@ -343,10 +377,7 @@ impl fmt::Debug for Emulator {
 }
 
 /// Opens or makes what the servers need.
-fn prepare(
-    builder: Builder,
-    bind: IpAddr,
-) -> Result<(World, TlsAcceptor, Vec<String>), EmulatorError> {
+fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, Tls, Vec<String>), EmulatorError> {
     const KEY: &str = "PRIVATE KEY";
 
     let state = State::open(builder.state_dir.as_deref())?;
@@ -391,9 +422,9 @@ fn prepare(
     let mut seen = std::collections::HashSet::new();
     hosts.retain(|host| seen.insert(host.clone()));
     let (key, certificate) = authority.server(&hosts, now)?;
-    let tls = server_config(key, certificate, authority.certificate().to_vec())?;
+    let tls = Tls::new(key, certificate, authority.certificate().to_vec())?;
     let world = World::new(builder.settings, clock, authority, signer, state)?;
-    Ok((world, TlsAcceptor::from(Arc::new(tls)), hosts))
+    Ok((world, tls, hosts))
 }
 
 /// The TLS of the vault that renegotiates: it takes the certificates of the emulator's authority.

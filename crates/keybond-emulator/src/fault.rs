@@ -30,7 +30,9 @@ pub enum Leg {
     Token,
     /// The key set or the configuration, at the token service.
     Discovery,
-    /// The vault.
+    /// The attestation service.
+    Attestation,
+    /// The vaults.
     Vault,
 }
 
@@ -47,12 +49,16 @@ impl Leg {
             Self::Compute => "compute",
             Self::Token => "token",
             Self::Discovery => "discovery",
+            Self::Attestation => "attestation",
             Self::Vault => "vault",
         }
     }
 
     pub(crate) const fn is_imds(self) -> bool {
-        !matches!(self, Self::Token | Self::Discovery | Self::Vault)
+        !matches!(
+            self,
+            Self::Token | Self::Discovery | Self::Attestation | Self::Vault
+        )
     }
 
     fn covers(self, request: Self) -> bool {

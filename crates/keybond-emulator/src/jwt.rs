@@ -63,7 +63,19 @@ impl TokenSigner {
 
     /// A signed token with these claims.
     pub(crate) fn sign(&self, claims: &Value) -> Result<String, EmulatorError> {
-        let header = json!({ "typ": "JWT", "alg": "RS256", "kid": self.key_id });
+        self.sign_with(&json!({}), claims)
+    }
+
+    /// A signed token with these further members of its header.
+    pub(crate) fn sign_with(
+        &self,
+        members: &Value,
+        claims: &Value,
+    ) -> Result<String, EmulatorError> {
+        let mut header = json!({ "typ": "JWT", "alg": "RS256", "kid": self.key_id });
+        for (name, value) in members.as_object().into_iter().flatten() {
+            header[name] = value.clone();
+        }
         let input = format!(
             "{}.{}",
             base64url(header.to_string().as_bytes()),
@@ -83,6 +95,11 @@ impl TokenSigner {
 
     /// The claims of a token this key signed; `None` for any other.
     pub(crate) fn verify(&self, token: &str) -> Option<Value> {
+        self.verify_with_header(token).map(|(_, claims)| claims)
+    }
+
+    /// Header and claims of a token this key signed.
+    pub(crate) fn verify_with_header(&self, token: &str) -> Option<(Value, Value)> {
         let (input, signature) = token.rsplit_once('.')?;
         let (header, claims) = input.split_once('.')?;
         let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
@@ -99,7 +116,8 @@ impl TokenSigner {
             &URL_SAFE_NO_PAD.decode(signature).ok()?,
         )
         .ok()?;
-        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+        let claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        Some((header, claims))
     }
 
     /// The public half as a JSON Web Key Set (RFC 7517).

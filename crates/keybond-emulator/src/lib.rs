@@ -51,8 +51,10 @@
 //! - Token service and vault take any certificate in the handshake and refuse it in HTTP, where
 //!   they can say why; only the vault that renegotiates refuses another authority's by alert.
 //! - The TLS of that vault is for test beds, and only that: it has been made for this emulator.
-//! - An attestation token may be required or refused ([`AttestationRule`]) but is not looked at.
-//! - Certificates have no `token_not_after` extension.
+//! - The attestation service, at `/attestation` on the token service's port, takes a key's word for
+//!   it and does not seal its answer. Attestation tokens are looked at only with
+//!   [`AttestationRule::Checked`].
+//! - `token_not_after` is kept beside the certificate, not in it: the extension is not published.
 //! - No rate limits, unless injected.
 //!
 //! # Faults
@@ -108,7 +110,7 @@ mod vault;
 mod world;
 mod x509;
 
-pub use attestation::AttestationRule;
+pub use attestation::{AttestationFlaw, AttestationRule};
 pub use builder::Builder;
 pub use clock::ClockSource;
 pub use counters::Counters;

@@ -58,8 +58,10 @@ pub(crate) use script::Script;
 /// | `revoke [once\|twice\|N times\|always] [with N]` | refuses all certificates there are, as [`Directive::Revoke`] says |
 /// | `rotate in DURATION`, `certificate lifetime DURATION` | certificates issued from now on live so long |
 /// | `token lifetime DURATION` | tokens issued from now on live so long |
+/// | `token-not-after DURATION` | certificates issued from now on get tokens only for so long (then AADSTS1000901) |
+/// | `tls13 asks`, `tls13 does-not-ask` | whether the token service asks for the certificate under TLS 1.3 |
 /// | `clock +DURATION`, `clock -DURATION` | moves the emulator's clock |
-/// | `attestation required\|refused\|optional` | what `issuecredential` says to attestation tokens |
+/// | `attestation required\|checked\|refused\|optional` | what `issuecredential` says to attestation tokens |
 /// | `clear` | ends all faults |
 ///
 /// All waiting is counted on the emulator's clock from the moment the scenario starts to play. A jump
@@ -100,6 +102,11 @@ pub enum Directive {
     CertificateLifetime(Duration),
     /// How long tokens issued from now on are valid.
     TokenLifetime(Duration),
+    /// For how long certificates issued from now on get tokens; then the token service refuses them
+    /// with AADSTS1000901, however long they are valid.
+    TokenNotAfter(Duration),
+    /// Whether the token service asks for the client's certificate under TLS 1.3, too.
+    AskUnderTls13(bool),
     /// Moves the emulator's clock by whole seconds.
     Clock(i64),
     /// What `issuecredential` says to attestation tokens.
@@ -163,6 +170,7 @@ impl Directive {
             Self::TokenLifetime(lifetime) => {
                 lifetime_seconds("token_lifetime", *lifetime).map(drop)
             }
+            Self::TokenNotAfter(window) => lifetime_seconds("token_not_after", *window).map(drop),
             Self::Revoke {
                 reissues: Some(0), ..
             } => Err(EmulatorError::invalid("reissues", "at least 1", "0")),
@@ -180,6 +188,11 @@ impl Directive {
             }
             Self::CertificateLifetime(lifetime) => world.set_certificate_lifetime(lifetime),
             Self::TokenLifetime(lifetime) => world.set_token_lifetime(lifetime),
+            Self::TokenNotAfter(window) => world.set_token_window(window),
+            Self::AskUnderTls13(ask) => {
+                world.set_ask_under_tls13(ask);
+                Ok(())
+            }
             Self::Clock(seconds) => world.clock.shift(seconds),
             Self::Attestation(rule) => {
                 world.set_attestation(rule);

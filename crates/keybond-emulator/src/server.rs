@@ -21,10 +21,10 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     http_io::ReplyBody,
+    tls::Tls,
     tls12::{LazyConfig, RenegotiationError, Renegotiator, TlsStream},
 };
 
@@ -94,9 +94,10 @@ impl Peer {
 #[derive(Clone)]
 pub(crate) enum Transport {
     Plain,
-    Tls(TlsAcceptor),
+    /// TLS, and whether clients that know TLS 1.3 are asked for their certificate.
+    Tls(Tls, Arc<dyn Fn() -> bool + Send + Sync>),
     /// Whichever the client begins with.
-    Either(TlsAcceptor),
+    Either(Tls),
     /// TLS 1.2, with the client's certificate asked for by renegotiation.
     Renegotiating(Arc<LazyConfig>),
 }
@@ -178,14 +179,14 @@ where
         return;
     }
     let tls = match transport {
-        Transport::Tls(tls) => Some(tls),
-        Transport::Either(tls) if first == [HANDSHAKE] => Some(tls),
+        Transport::Tls(tls, ask_under_tls13) => Some((tls, ask_under_tls13())),
+        Transport::Either(tls) if first == [HANDSHAKE] => Some((tls, true)),
         Transport::Either(_) | Transport::Plain => None,
         Transport::Renegotiating(config) => {
             return renegotiable(name, wire, &config, reset, service).await;
         }
     };
-    let Some(tls) = tls else {
+    let Some((tls, ask_under_tls13)) = tls else {
         let peer = Peer {
             certificate: None,
             renegotiator: None,
@@ -193,7 +194,8 @@ where
         };
         return requests(name, wire, peer, service).await;
     };
-    let stream = match tokio::time::timeout(PATIENCE, tls.accept(wire)).await {
+    let accepting = tls.accept(wire, ask_under_tls13);
+    let stream = match tokio::time::timeout(PATIENCE, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             tracing::debug!(server = name, %error, "a TLS handshake failed");

@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use crate::{
-    admin,
+    admin, attestation,
     counters::Event,
     fault::{FaultKind, Leg},
     http_io::{Content, Reply, ReplyBody, Request},
@@ -131,6 +131,7 @@ pub(crate) async fn answer(
         Some(reply) => reply,
         None => match request {
             Ok(request) => match role {
+                Role::Sts if leg == Some(Leg::Attestation) => attestation::answer(&world, &request),
                 Role::Sts => sts::answer(&world, &request, &faults),
                 Role::Vault => vault::answer(&world, &world.addresses().vault, &request, &faults),
                 Role::RenegotiatingVault => {

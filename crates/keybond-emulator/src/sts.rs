@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    attestation,
     error::EmulatorError,
     fault::{FaultKind, Leg},
     http_io::{Reply, Request},
@@ -20,7 +21,11 @@ use refusal::Refusal;
 
 /// What a request asks for: everything that is not published is taken for a token request.
 pub(crate) fn leg(method: &Method, path: &str) -> Leg {
-    if method == Method::GET && (path.contains("/discovery/") || path.contains("/.well-known/")) {
+    if path.starts_with(attestation::PREFIX) {
+        Leg::Attestation
+    } else if method == Method::GET
+        && (path.contains("/discovery/") || path.contains("/.well-known/"))
+    {
         Leg::Discovery
     } else {
         Leg::Token
@@ -235,6 +240,13 @@ fn client<'a>(
         return Err(Refusal::client(
             code,
             "The client certificate has been revoked.",
+        ));
+    }
+    if world.token_time_is_over(&binding) {
+        return Err(Refusal::client(
+            1_000_901,
+            "The time in which the client certificate may be used for tokens is over \
+             (token_not_after).",
         ));
     }
     if !certificate.valid_at(world.clock.epoch()) {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,6 +39,10 @@ pub(crate) struct World {
     certificate_lifetime: AtomicU64,
     /// Seconds.
     token_lifetime: AtomicU64,
+    /// For how many seconds a new certificate gets tokens; `u64::MAX`: as long as it is valid.
+    token_window: AtomicU64,
+    /// Whether the token service asks for the client's certificate under TLS 1.3.
+    ask_under_tls13: AtomicBool,
     secrets: Mutex<Secrets>,
     register: Mutex<Register>,
     attestation: CurrentRule,
@@ -65,6 +69,8 @@ pub(crate) struct Honeypot {
 #[derive(Default)]
 struct Register {
     issued: Vec<String>,
+    /// Until when a certificate gets tokens, in seconds since 1970.
+    token_not_after: HashMap<String, u64>,
     revoked: HashMap<String, u32>,
     revocation: Option<Revocation>,
 }
@@ -106,6 +112,8 @@ impl World {
         Ok(Self {
             certificate_lifetime: AtomicU64::new(settings.certificate_lifetime.as_secs()),
             token_lifetime: AtomicU64::new(settings.token_lifetime.as_secs()),
+            token_window: AtomicU64::new(u64::MAX),
+            ask_under_tls13: AtomicBool::new(true),
             attestation: CurrentRule::new(settings.attestation),
             settings,
             clock,
@@ -153,6 +161,21 @@ impl World {
         Ok(())
     }
 
+    /// Says for how long certificates issued from now on get tokens.
+    pub(crate) fn set_token_window(&self, window: Duration) -> Result<(), EmulatorError> {
+        let seconds = lifetime_seconds("token_not_after", window)?;
+        self.token_window.store(seconds, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn asks_under_tls13(&self) -> bool {
+        self.ask_under_tls13.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_ask_under_tls13(&self, ask: bool) {
+        self.ask_under_tls13.store(ask, Ordering::Relaxed);
+    }
+
     pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
         lock(&self.secrets).get(name).cloned()
     }
@@ -196,7 +219,10 @@ impl World {
     /// Enters a new certificate; `fresh` if the metadata service was told not to use what it keeps.
     /// While a revocation lasts the certificate may be revoked from the start.
     pub(crate) fn note_issued(&self, thumbprint: String, client_id: &str, fresh: bool) {
+        let window = self.token_window.load(Ordering::Relaxed);
+        let until = self.clock.epoch().saturating_add(window);
         let mut register = lock(&self.register);
+        register.token_not_after.insert(thumbprint.clone(), until);
         if let Some(revocation) = &mut register.revocation {
             let code = revocation.code;
             let asked = revocation.asked.entry(client_id.to_owned()).or_default();
@@ -234,6 +260,15 @@ impl World {
             reissues,
             asked: HashMap::new(),
         });
+    }
+
+    /// Whether the time in which a certificate gets tokens is over.
+    pub(crate) fn token_time_is_over(&self, thumbprint: &str) -> bool {
+        let until = lock(&self.register)
+            .token_not_after
+            .get(thumbprint)
+            .copied();
+        until.is_some_and(|until| self.clock.epoch() > until)
     }
 
     /// The AADSTS code with which a revoked certificate is refused.

@@ -13,7 +13,9 @@ use hyper::{Request, Response, client::conn::http1::SendRequest};
 use hyper_util::rt::TokioIo;
 use keybond_emulator::Emulator;
 use keybond_keys::{HashAlgorithm, HeldKey, KeyProvider, MemoryStore, SignatureScheme};
-use keybond_tls::{ClientIdentity, Leg, TlsConn, TlsInfo, TrustRoots, default_connector};
+use keybond_tls::{
+    ClientIdentity, Leg, TlsConn, TlsInfo, TlsVersion, TrustRoots, default_connector,
+};
 use serde_json::Value;
 use support::Client;
 use tokio::net::TcpStream;
@@ -141,6 +143,17 @@ impl Bench {
         let info = connection.into_parts().io.into_inner().info();
         (answers, info)
     }
+}
+
+#[tokio::test]
+async fn a_client_that_knows_tls_1_3_may_not_be_asked() {
+    let bench = Bench::new().await;
+    bench.azure.ask_under_tls13(false);
+    let url = bench.azure.sts_url();
+    let connection = connect(&bench.azure, &url, Leg::FirstHandshake, &bench.identity).await;
+    let info = connection.info();
+    assert_eq!(info.version, TlsVersion::Tls13);
+    assert!(!info.certificate_requested);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use keybond_emulator::{AttestationRule, Directive, Emulator, Scenario};
+use keybond_emulator::{AttestationFlaw, AttestationRule, Directive, Emulator, Scenario};
 use serde_json::{Value, json};
 use support::{Answer, Client, Credential, csr::ClientKey, curl};
 
@@ -167,6 +167,40 @@ async fn revoked_certificates_come_back_until_they_are_asked_for_anew() {
 }
 
 #[tokio::test]
+async fn a_certificate_may_get_tokens_for_less_time_than_it_is_valid() {
+    let hands = Hands::new();
+    let azure = emulator(&hands).await;
+    azure.play(&scenario("token-not-after 2h")).unwrap();
+    let client = Client::new(&azure);
+    let credential = client.enrol("", &ClientKey::new()).await;
+    hands.pass(7_200);
+    assert_eq!(ask_token(&client, &credential).await.status, 200);
+    hands.pass(1);
+    let refused = ask_token(&client, &credential).await;
+    assert_eq!(refused.status, 401);
+    assert_eq!(refused.json()["error_codes"], json!([1_000_901]));
+}
+
+#[tokio::test]
+async fn the_token_service_may_not_ask_under_tls_1_3() {
+    let azure = Emulator::builder().start().await.unwrap();
+    azure.play(&scenario("tls13 does-not-ask")).unwrap();
+    let client = Client::new(&azure);
+    let credential = client.enrol("", &ClientKey::new()).await;
+    let form = client.form(client.system(), "x/.default", "mtls_pop");
+    let ask = async |arguments: &[&str]| {
+        let answer = client.ask_token(Some(&credential), &form, arguments).await;
+        answer.unwrap()
+    };
+    let refused = ask(&[]).await;
+    assert_eq!(refused.status, 401);
+    assert!(refused.description().contains("certificate is missing"));
+    assert_eq!(ask(&["--tls-max", "1.2"]).await.status, 200);
+    azure.ask_under_tls13(true);
+    assert_eq!(ask(&["--tlsv1.3"]).await.status, 200);
+}
+
+#[tokio::test]
 async fn handshakes_are_reset_and_counted() {
     /// curl: TLS handshake failed; curl on a reset in it says one of these.
     const BROKEN: [i32; 2] = [35, 56];
@@ -279,6 +313,81 @@ async fn attestation_can_be_required_and_refused() {
     }
     azure.set_attestation(AttestationRule::Optional);
     assert_eq!(ask(attested).await, 200);
+}
+
+#[tokio::test]
+async fn a_certificate_is_as_good_as_its_attestation() {
+    use AttestationFlaw::{Claim, Issuer, Jku, Signature, Time};
+
+    let hands = Hands::new();
+    let azure = emulator(&hands).await;
+    azure.play(&scenario("attestation checked")).unwrap();
+    let client = Client::new(&azure);
+    let key = ClientKey::new();
+    let csr = client.request("").await.base64(&key);
+    let enrol = async |token: &str| {
+        let body = json!({ "csr": csr, "attestation_token": token }).to_string();
+        let headers = [
+            "Metadata: true",
+            support::REQUEST_ID,
+            "Content-Type: application/json",
+        ];
+        let issued = client
+            .post(support::ISSUE, &body, &headers)
+            .await
+            .unwrap()
+            .json();
+        let der = base64::Engine::decode(
+            &base64::engine::general_purpose::STANDARD,
+            issued["certificate"].as_str().unwrap(),
+        );
+        client.credential(&key, der.unwrap(), issued)
+    };
+    assert_eq!(
+        client.issue("", &csr).await.unwrap().status,
+        400,
+        "it is required"
+    );
+
+    // From the service, over HTTPS, as platform metadata says.
+    let metadata = client.metadata("").await.unwrap().json();
+    let endpoint = metadata["attestationEndpoint"].as_str().unwrap();
+    let evidence = json!({
+        "key": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, key.public_key())
+    });
+    let url = format!("{endpoint}/attest/keyguard?api-version=1");
+    let data = evidence.to_string();
+    let answer = client
+        .tls(&url, None, &["--data", &data])
+        .await
+        .unwrap()
+        .json();
+    let credential = enrol(answer["token"].as_str().unwrap()).await;
+    assert_eq!(ask_token(&client, &credential).await.status, 200);
+    assert_eq!(azure.counters().attestation, 1);
+
+    for (flaw, code) in [
+        (Time, 1_000_610),
+        (Issuer, 1_000_611),
+        (Claim, 1_000_612),
+        (Jku, 1_000_613),
+        (Signature, 1_000_614),
+    ] {
+        let token = azure.attest(&key.public_key(), Some(flaw)).unwrap();
+        let refused = ask_token(&client, &enrol(&token).await).await;
+        assert_eq!(refused.json()["error_codes"], json!([code]), "{flaw:?}");
+    }
+    let old = azure.attest(&key.public_key(), None).unwrap();
+    hands.pass(8 * 3600);
+    let refused = ask_token(&client, &enrol(&old).await).await;
+    assert_eq!(refused.json()["error_codes"], json!([1_000_610]));
+    let access = client.token(client.system(), &credential).await;
+    let refused = ask_token(&client, &enrol(&access).await).await;
+    assert_eq!(refused.status, 401, "an access token states nothing");
+
+    azure.play(&scenario("503 attestation once")).unwrap();
+    let answer = client.tls(&url, None, &["--data", &data]).await.unwrap();
+    assert_eq!(answer.status, 503);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::{
     query::{Query, Rules},
 };
 use crate::{
-    attestation::AttestationRule,
+    attestation::{self, AttestationRule},
     csr::{Csr, CsrRules},
     der::DerError,
     fault::FaultKind,
@@ -62,8 +62,9 @@ pub(super) fn answer(
         .attestation_token
         .as_deref()
         .is_some_and(|token| !token.is_empty());
-    match world.attestation() {
-        AttestationRule::Required if !attested => {
+    let rule = world.attestation();
+    match rule {
+        AttestationRule::Required | AttestationRule::Checked if !attested => {
             return Err(invalid(
                 "Attestation Token is missing / empty in the issue credential request",
             ));
@@ -83,7 +84,11 @@ pub(super) fn answer(
         },
     )
     .map_err(|error| refused_csr(&error))?;
-    certify(world, identity, &csr, fresh, faults).map_err(|error| internal(&error))
+    let flaw = asked
+        .attestation_token
+        .filter(|_| rule == AttestationRule::Checked)
+        .and_then(|token| attestation::flaw_code(world, &token, &csr.public_key));
+    certify(world, identity, &csr, fresh, flaw, faults).map_err(|error| internal(&error))
 }
 
 /// One line of standard base64.
@@ -123,6 +128,7 @@ fn certify(
     identity: &Identity,
     csr: &Csr,
     fresh: bool,
+    flaw: Option<u32>,
     faults: &[FaultKind],
 ) -> Result<Reply, crate::EmulatorError> {
     const STRANGER: &str = "a0000000-0000-4000-8000-0000000000ff";
@@ -157,7 +163,11 @@ fn certify(
         not_before,
         not_after,
     })?;
-    world.note_issued(thumbprint(&certificate), &identity.client_id, fresh);
+    let name = thumbprint(&certificate);
+    world.note_issued(name.clone(), &identity.client_id, fresh);
+    if let Some(code) = flaw {
+        world.revoke(&name, code);
+    }
     Ok(Reply::ok(json!({
         "client_id": identity.client_id,
         "tenant_id": world.settings.tenant_id,

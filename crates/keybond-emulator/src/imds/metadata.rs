@@ -8,6 +8,7 @@ use super::{
     query::{Query, Rules},
 };
 use crate::{
+    attestation,
     http_io::{Reply, Request},
     world::World,
 };
@@ -25,11 +26,15 @@ pub(super) fn platform(world: &World, request: &Request) -> Result<Reply, Reply>
     )?;
     let identity = identity(world, &query)?;
     let settings = &world.settings;
+    let endpoint = match &settings.attestation_endpoint {
+        Some(endpoint) => endpoint.clone(),
+        None => attestation::endpoint(world),
+    };
     Ok(Reply::ok(json!({
         "clientId": identity.client_id,
         "tenantId": settings.tenant_id,
         "cuId": settings.cu_id(),
-        "attestationEndpoint": settings.attestation_endpoint,
+        "attestationEndpoint": endpoint,
     })))
 }
 

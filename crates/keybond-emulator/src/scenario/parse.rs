@@ -15,11 +15,11 @@ use crate::{
 
 const DURATION: &str = "a duration such as 500ms, 60s, 15m, 2h, 6d or 1d12h";
 const LIMIT: &str = "'for DURATION', 'once', 'twice', 'N times', 'always' or the end of the line";
-const LEG: &str = "imds, probe, metadata, issue, v1_probe, v1_token, compute, token, discovery or \
-                   vault";
+const LEG: &str = "imds, probe, metadata, issue, v1_probe, v1_token, compute, token, discovery, \
+                   attestation or vault";
 const EVENT: &str = "an event: a status, throttle, slow, garbage, redirect, reset, wrong-key, \
                      wrong-client, wrong-tenant, expired, early, aadsts, fault, revoke, rotate, \
-                     certificate, token, clock, attestation or clear";
+                     certificate, token, token-not-after, tls13, clock, attestation or clear";
 
 /// What was expected, and what stands there.
 type Refusal = (Cow<'static, str>, String);
@@ -143,11 +143,21 @@ fn directive(event: &str, words: &mut Words<'_>) -> Result<Directive, Refusal> {
             words.expect("lifetime")?;
             Ok(Directive::TokenLifetime(words.seconds()?))
         }
+        "token-not-after" => Ok(Directive::TokenNotAfter(words.seconds()?)),
+        "tls13" => {
+            const BOTH: &str = "asks or does-not-ask";
+            match words.next(BOTH)? {
+                "asks" => Ok(Directive::AskUnderTls13(true)),
+                "does-not-ask" => Ok(Directive::AskUnderTls13(false)),
+                other => Err(refused(BOTH, other)),
+            }
+        }
         "clock" => clock(words),
         "attestation" => {
-            const RULES: &str = "required, refused or optional";
+            const RULES: &str = "required, checked, refused or optional";
             match words.next(RULES)? {
                 "required" => Ok(Directive::Attestation(AttestationRule::Required)),
+                "checked" => Ok(Directive::Attestation(AttestationRule::Checked)),
                 "refused" => Ok(Directive::Attestation(AttestationRule::Refused)),
                 "optional" => Ok(Directive::Attestation(AttestationRule::Optional)),
                 other => Err(refused(RULES, other)),

@@ -102,11 +102,21 @@ fn every_event_is_read_as_what_it_means() {
             Directive::CertificateLifetime(seconds(14 * 86_400)),
         ),
         ("token lifetime 10m", Directive::TokenLifetime(seconds(600))),
+        (
+            "token-not-after 2h",
+            Directive::TokenNotAfter(seconds(7_200)),
+        ),
+        ("tls13 does-not-ask", Directive::AskUnderTls13(false)),
+        ("tls13 asks", Directive::AskUnderTls13(true)),
         ("clock +6d", Directive::Clock(6 * 86_400)),
         ("clock -1h30m", Directive::Clock(-5_400)),
         (
             "attestation required",
             Directive::Attestation(AttestationRule::Required),
+        ),
+        (
+            "attestation checked",
+            Directive::Attestation(AttestationRule::Checked),
         ),
         (
             "attestation refused",
@@ -177,7 +187,11 @@ fn what_is_not_understood_in_full_is_refused_with_its_line() {
         ("rotate in 20y", DURATION),
         ("rotate in 0s", "an event that makes sense"),
         ("clock 6d", "a movement such as +6d"),
-        ("attestation maybe", "required, refused or optional"),
+        ("tls13 sometimes", "asks or does-not-ask"),
+        (
+            "attestation maybe",
+            "required, checked, refused or optional",
+        ),
         ("clear everything", "the end of the line"),
         ("after 10s 410", "'after DURATION: EVENT'"),
         ("after soon: 410", DURATION),
