@@ -156,7 +156,8 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Call a resource with a bound token, over mutual TLS with the same key.
     #[command(
-        after_help = "Example: keybond call https://myvault.vault.azure.net/secrets/hello?api-version=7.4"
+        after_help = "Example: keybond call https://myvault.vault.azure.net/secrets/hello?api-version=7.4\n  \
+                      tar cz . | keybond call -X PUT -d @- https://store.example/backup --resource https://store.example"
     )]
     Call(CallArgs),
     /// Explain an error code: what it means, why it comes, what to do.
@@ -321,9 +322,27 @@ pub(crate) struct CallArgs {
     /// The resource the token is for (default: derived from the URL's host).
     #[arg(long, value_name = "URI")]
     pub(crate) resource: Option<String>,
+    /// When the server asks for the client certificate (default: as its host or resource is known to).
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) certificate: Option<AskedWhen>,
+    /// The newest TLS version to offer: 1.2 or 1.3.
+    #[arg(long, value_name = "VERSION", value_parser = ["1.2", "1.3"])]
+    pub(crate) max_tls: Option<String>,
+    /// Announce the bound token to the server (`x-ms-tokenboundauth: true`), as vaults need it.
+    #[arg(long)]
+    pub(crate) token_bound_header: bool,
+    /// Give up when no connection is made after this many seconds, the key's signature included.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) connect_timeout: Option<f64>,
+    /// Give up after this many seconds, whatever is going on.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) max_time: Option<f64>,
     /// Fail (exit code 1) if the answer's status is 400 or above.
     #[arg(long)]
     pub(crate) fail: bool,
+    /// Do not show how far a long transfer is. It is shown on a terminal only.
+    #[arg(short = 's', long)]
+    pub(crate) silent: bool,
     /// Show the legs, their times and the facts about each connection on standard error.
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
@@ -333,6 +352,17 @@ pub(crate) struct CallArgs {
     pub(crate) key: KeyArgs,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
+}
+
+/// For `--certificate`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum AskedWhen {
+    /// In the first handshake.
+    FirstHandshake,
+    /// When it has read the request, by a TLS 1.2 renegotiation.
+    OnDemand,
+    /// When it has read the request, under TLS 1.3 (not supported).
+    PostHandshake,
 }
 
 /// `keybond emulate`.
@@ -372,6 +402,13 @@ pub(crate) struct DemoArgs {
     /// Keep the demo's keys in a new directory, for other programs to try them; they are thrown away otherwise.
     #[arg(long, value_name = "NEW-DIR")]
     pub(crate) keep: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds| (0.001..=1e6).contains(seconds))
+        .ok_or_else(|| "expected a number of seconds from 0.001 to a million".into())
 }
 
 fn scheme(name: &str) -> Result<SignatureScheme, String> {

@@ -1,125 +1,190 @@
 //! `keybond call`.
 
-use std::{fs, io::Read as _, process::ExitCode, sync::Arc};
+mod body;
+mod progress;
+mod show;
 
-use bytes::Bytes;
+use std::{fs::File, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
+
 use http::{HeaderName, HeaderValue, Method};
-use keybond::LegReport;
+use keybond::{
+    ClientCertificate, LegReport, ManagedIdentityBuilder, RequestBuilder, ResourceRule, Response,
+    Timeouts,
+};
+use keybond_tls::{TlsInfo, TlsVersion};
 use serde_json::json;
+use url::Url;
 
+pub(crate) use self::show::describe;
+use self::{body::Data, progress::Progress};
 use super::{print_json, write_out};
 use crate::{
-    args::CallArgs,
+    args::{AskedWhen, CallArgs},
     failure::{Failure, Kind},
     session,
 };
 
+/// What a refusal shows of the resource's words.
+const SHOWN_OF_A_REFUSAL: usize = 16 * 1024;
+
 pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure> {
-    let body = args.data.as_deref().map(read_body).transpose()?;
     let method = match &args.method {
         Some(name) => Method::from_bytes(name.as_bytes())
             .map_err(|_| Failure::usage(format!("-X `{name}` is no HTTP method")))?,
-        None if body.is_some() => Method::POST,
+        None if args.data.is_some() => Method::POST,
         None => Method::GET,
     };
+    let headers = args
+        .headers
+        .iter()
+        .map(|header| read_header(header))
+        .collect::<Result<Vec<_>, _>>()?;
+    let data = args.data.as_deref().map(Data::open).transpose()?;
+    let progress = Progress::new(!args.verbose && !args.silent);
+
     let mut builder = session::managed_identity(&args.identity, &args.key, &args.trust).await?;
+    builder = with_rule(builder, &args)?;
     if args.verbose {
         builder = builder.on_leg(Arc::new(|report: &LegReport| {
-            eprintln!("* {}", describe(report))
+            eprintln!("* {}", describe(report));
         }));
     }
     let client = builder.build()?;
-    let mut request = client.request(method, &args.url);
-    for header in &args.headers {
-        let (name, value) = read_header(header)?;
+    let mut request = client
+        .request(method.clone(), &args.url)
+        .timeouts(timeouts(&args));
+    for (name, value) in headers {
         request = request.header(name, value);
     }
     if let Some(resource) = &args.resource {
         request = request.resource(resource);
     }
-    if let Some(body) = body {
-        request = request.body(body);
+    if let Some(data) = data {
+        request = send_data(request, data, &progress);
     }
     let response = request.send().await?;
-    let status = response.status();
-    let headers: Vec<(String, String)> = response
-        .headers()
-        .iter()
-        .map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        })
-        .collect();
     if args.verbose {
-        eprintln!("< {status}");
-        headers
-            .iter()
-            .for_each(|(name, value)| eprintln!("< {name}: {value}"));
+        show::exchange(&method, &args.url, &response);
     }
-    let content = response.bytes().await?;
-    if args.fail && status.as_u16() >= 400 {
-        let message = format!(
-            "the resource answered {status}: {}",
-            String::from_utf8_lossy(&content)
-        );
-        return Err(Failure::new(
-            Kind::Failed,
-            "http_status",
-            message,
-            "See the resource's answer.",
-        ));
+    let tls = response.tls_info();
+    if args.fail && response.status().as_u16() >= 400 {
+        return Err(refused(response, tls).await);
     }
-    if let Some(file) = &args.output {
-        fs::write(file, &content)
-            .map_err(|error| Failure::io(&file.display().to_string(), &error))?;
-    }
-    if json {
-        let text = args
-            .output
-            .is_none()
-            .then(|| String::from_utf8_lossy(&content).into_owned());
-        print_json(&json!({ "status": status.as_u16(), "headers": headers, "body": text }))?;
-    } else if args.output.is_none() {
-        write_out(&content)?;
-    }
+    receive(response, &args, json, &progress).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One leg in a line: `token 12.3 ms  200  TLS 1.3, PS256`.
-pub(crate) fn describe(report: &LegReport) -> String {
-    let mut line = format!(
-        "{:<10} {:>8.1} ms  {}",
-        report.leg.to_string(),
-        report.elapsed.as_secs_f64() * 1e3,
-        report.outcome
-    );
-    if let Some(tls) = &report.tls {
-        line.push_str(&format!("  {} {}", tls.version, tls.cipher_suite));
-        if let Some(scheme) = tls.client_signature {
-            line.push_str(&format!(", client signed {scheme}"));
-        }
-        if tls.renegotiations > 0 {
-            line.push_str(", renegotiated");
-        }
+fn send_data(request: RequestBuilder, data: Data, progress: &Progress) -> RequestBuilder {
+    match data {
+        Data::Whole(bytes) => request.body(bytes),
+        Data::Stream(reader) => request.body_stream(reader.counted_by(progress.sending())),
     }
-    line
 }
 
-fn read_body(data: &str) -> Result<Bytes, Failure> {
-    let content = match data.strip_prefix('@') {
-        None => data.as_bytes().to_vec(),
-        Some("-") => {
-            let mut content = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut content)
-                .map_err(|error| Failure::io("standard input", &error))?;
-            content
+/// What the options say about the host, if they say anything.
+fn with_rule(
+    builder: ManagedIdentityBuilder,
+    args: &CallArgs,
+) -> Result<ManagedIdentityBuilder, Failure> {
+    if args.certificate.is_none() && args.max_tls.is_none() && !args.token_bound_header {
+        return Ok(builder);
+    }
+    // What is wrong with the URL, the request itself says.
+    let host = Url::parse(&args.url)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+        .unwrap_or_default();
+    let mut rule = ResourceRule::new(&host);
+    if let Some(resource) = &args.resource {
+        rule = rule.resource(resource);
+    }
+    if let Some(when) = args.certificate {
+        rule = rule.client_certificate(match when {
+            AskedWhen::FirstHandshake => ClientCertificate::FirstHandshake,
+            AskedWhen::OnDemand => ClientCertificate::OnDemand,
+            AskedWhen::PostHandshake => ClientCertificate::PostHandshake,
+        });
+    }
+    if let Some(version) = &args.max_tls {
+        rule = rule.newest_tls(match version.as_str() {
+            "1.2" => TlsVersion::Tls12,
+            _ => TlsVersion::Tls13,
+        });
+    }
+    if args.token_bound_header {
+        rule = rule.token_bound_header();
+    }
+    Ok(builder.resource_rule(rule))
+}
+
+fn timeouts(args: &CallArgs) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    if let Some(seconds) = args.connect_timeout {
+        timeouts = timeouts.connect(Duration::from_secs_f64(seconds));
+    }
+    if let Some(seconds) = args.max_time {
+        timeouts = timeouts.total(Duration::from_secs_f64(seconds));
+    }
+    timeouts
+}
+
+/// Hands the answer's body on as it comes.
+async fn receive(
+    mut response: Response,
+    args: &CallArgs,
+    json: bool,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let status = response.status().as_u16();
+    let headers = show::headers(&response);
+    let io = |file: &std::path::Path, error| Failure::io(&file.display().to_string(), &error);
+    let counter = progress.receiving(&response);
+    if let Some(path) = &args.output {
+        let mut file = File::create(path).map_err(|error| io(path, error))?;
+        while let Some(part) = response.chunk().await? {
+            counter.count(part.len());
+            file.write_all(&part).map_err(|error| io(path, error))?;
         }
-        Some(file) => fs::read(file).map_err(|error| Failure::io(file, &error))?,
+    } else if json {
+        let content = response.bytes().await?;
+        let text = String::from_utf8_lossy(&content);
+        return print_json(&json!({ "status": status, "headers": headers, "body": text }));
+    } else {
+        while let Some(part) = response.chunk().await? {
+            counter.count(part.len());
+            write_out(&part)?;
+        }
+    }
+    counter.finish();
+    if json {
+        print_json(&json!({ "status": status, "headers": headers, "body": null }))?;
+    }
+    Ok(())
+}
+
+/// A status of 400 or above, where that is to be a failure.
+async fn refused(mut response: Response, tls: Option<TlsInfo>) -> Failure {
+    let status = response.status();
+    let mut said = Vec::new();
+    while let Ok(Some(part)) = response.chunk().await {
+        said.extend_from_slice(&part);
+        if said.len() >= SHOWN_OF_A_REFUSAL {
+            said.truncate(SHOWN_OF_A_REFUSAL);
+            break;
+        }
+    }
+    let message = format!(
+        "the resource answered {status}: {}",
+        String::from_utf8_lossy(&said)
+    );
+    let not_asked =
+        matches!(status.as_u16(), 401 | 403) && tls.is_some_and(|tls| !tls.certificate_requested);
+    let remedy = if not_asked {
+        "The server did not ask for the certificate on this connection: see --certificate and --max-tls."
+    } else {
+        "See the resource's answer."
     };
-    Ok(content.into())
+    Failure::new(Kind::Failed, "http_status", message, remedy)
 }
 
 fn read_header(header: &str) -> Result<(HeaderName, HeaderValue), Failure> {
