@@ -138,6 +138,13 @@ pub(crate) enum Command {
                             4 if no identity source can be reached.\nExample: keybond doctor --json"
     )]
     Doctor(DoctorArgs),
+    /// Show what can be had here: the source, how strong a key, and whether bound tokens will work.
+    #[command(
+        after_help = "No key is made to find out, unless --make-key says so.\n\
+                            Exit codes: 0 if bound tokens work here, 3 if only bearer tokens do, 4 if there is no\n\
+                            identity source.\nExample: keybond capabilities --json"
+    )]
+    Capabilities(CapabilitiesArgs),
     /// Show the key that this machine would use.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -180,6 +187,20 @@ pub(crate) enum Command {
 /// `keybond doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
+/// `keybond capabilities`.
+#[derive(Debug, Args)]
+pub(crate) struct CapabilitiesArgs {
+    /// Make the key if there is none, so that its strength is shown and not only promised by its store.
+    #[arg(long)]
+    pub(crate) make_key: bool,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     #[command(flatten)]
@@ -294,6 +315,9 @@ pub(crate) struct CsrArgs {
 pub(crate) struct TokenArgs {
     /// The resource the token is for, as a URI or a scope.
     pub(crate) resource: String,
+    /// Where bound tokens cannot be had, take a bearer token: bound to nothing, whoever steals it can use it.
+    #[arg(long)]
+    pub(crate) allow_bearer: bool,
     #[command(flatten)]
     pub(crate) identity: IdentityArgs,
     #[command(flatten)]

@@ -1,6 +1,7 @@
 //! One module a verb.
 
 pub(crate) mod call;
+pub(crate) mod capabilities;
 pub(crate) mod csr;
 pub(crate) mod demo;
 pub(crate) mod doctor;

@@ -34,6 +34,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let json = cli.global.json;
     match cli.command {
         Command::Doctor(args) => commands::doctor::run(&args, json).await,
+        Command::Capabilities(args) => commands::capabilities::run(&args, json).await,
         Command::Key(command) => match command {
             KeyCommand::Show { key } => commands::key::show(&key, json).await,
             KeyCommand::Sign { scheme, key } => commands::key::sign(scheme, &key).await,

@@ -176,11 +176,23 @@ pub(crate) async fn managed_identity(
     key: &KeyArgs,
     trust: &TrustArgs,
 ) -> Result<ManagedIdentityBuilder, Failure> {
-    Ok(ManagedIdentity::builder()
+    let builder = ManagedIdentity::builder()
         .identity(which(identity)?)
         .key_provider(key_provider(key)?)
         .minimum_strength(key.min_strength)
-        .tls(connector(trust).await?))
+        .tls(connector(trust).await?);
+    Ok(with_switch(builder, key))
+}
+
+/// The builder, told where an operator's file switch may lie.
+pub(crate) fn with_switch(
+    builder: ManagedIdentityBuilder,
+    key: &KeyArgs,
+) -> ManagedIdentityBuilder {
+    match state_dir(key) {
+        Some(directory) => builder.state_directory(directory),
+        None => builder,
+    }
 }
 
 fn build_connector(extra: Option<&Path>) -> Result<Arc<dyn TlsConnector>, Failure> {

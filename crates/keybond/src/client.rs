@@ -1,7 +1,7 @@
 //! The client: one managed identity, its binding and its tokens.
 
 mod builder;
-mod obtain;
+pub(crate) mod obtain;
 
 use std::{
     fmt,
@@ -33,6 +33,7 @@ use crate::{
         AccessToken,
         cache::{Asked, TokenCache},
         resource_of,
+        settle::RemedyState,
     },
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) certificates: Option<Arc<dyn CertificateStore>>,
     pub(crate) watcher: obtain::KeyWatcher,
     pub(crate) surroundings: Surroundings,
+    pub(crate) remedies: RemedyState,
 }
 
 impl ManagedIdentity {

@@ -173,7 +173,7 @@ pub enum Error {
         correlation_id: Arc<str>,
     },
     /// The service answered with an error of its own.
-    #[error("{} leg: HTTP {}: {error}{}{description}", at.leg, at.status.unwrap_or(0), if description.is_empty() { "" } else { ": " })]
+    #[error("{} leg: HTTP {}: {error}{}{description}{}", at.leg, at.status.unwrap_or(0), if description.is_empty() { "" } else { ": " }, in_spite_of(*new_certificates))]
     Refused {
         /// Where.
         at: At,
@@ -183,6 +183,10 @@ pub enum Error {
         description: String,
         /// The token service's numeric codes (the digits of `AADSTS…`).
         error_codes: Vec<u64>,
+        /// How many new certificates were tried for this request, and refused like the first.
+        new_certificates: u32,
+        /// How long the service asks not to be asked the same again.
+        retry_after: Option<Duration>,
     },
     /// This machine has the first metadata service only, which issues no certificates.
     #[error("{} leg: the metadata service here has no platform metadata (HTTP 404): it is IMDS v1 or none", at.leg)]
@@ -425,6 +429,33 @@ impl Error {
         self.at()?.service.as_ref()?.correlation_id()
     }
 
+    /// How long the service asks not to be asked the same again. Until then the same request fails with the same
+    /// error, and nothing is sent.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn after_waiting(mut self, wait: Option<Duration>) -> Self {
+        if let Self::Refused { retry_after, .. } = &mut self {
+            *retry_after = wait;
+        }
+        self
+    }
+
+    /// The refusal, with how many new certificates did not help.
+    pub(crate) fn after_certificates(mut self, tried: u32) -> Self {
+        if let Self::Refused {
+            new_certificates, ..
+        } = &mut self
+        {
+            *new_certificates = tried;
+        }
+        self
+    }
+
     pub(crate) fn configuration(
         field: impl Into<Cow<'static, str>>,
         problem: impl Into<String>,
@@ -450,6 +481,15 @@ impl Error {
             | Self::Certificate { at, .. } => Some(at),
             _ => None,
         }
+    }
+}
+
+/// What a refusal adds if new certificates did not help.
+fn in_spite_of(new_certificates: u32) -> String {
+    match new_certificates {
+        0 => String::new(),
+        1 => " (a new certificate was refused, too)".into(),
+        more => format!(" ({more} new certificates were refused, too)"),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
 const PROTOCOL_BODY_LIMIT: usize = 1 << 20;
 
 /// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long one attempt at an exchange may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -56,7 +56,10 @@ pub(crate) struct Ask {
 #[derive(Clone)]
 pub(crate) enum Via {
     /// In clear, to addresses of this machine and its link only.
-    LocalTcp,
+    LocalTcp {
+        /// How long the connection may take to be made.
+        within: Duration,
+    },
     /// In clear, to addresses of this machine, its link and private networks only.
     PrivateTcp,
     /// Over TLS without a client certificate.
@@ -140,6 +143,8 @@ impl Answer {
             error: stated.error,
             description: stated.description,
             error_codes: stated.codes,
+            new_certificates: 0,
+            retry_after: None,
         }
     }
 }
@@ -212,7 +217,7 @@ impl Net {
 
     /// One attempt at a protocol exchange, bounded in time and size.
     async fn exchange(&self, ask: &Ask, at: &At, deadline: Deadline) -> Result<Answer, Error> {
-        if matches!(ask.via, Via::LocalTcp) {
+        if matches!(ask.via, Via::LocalTcp { .. }) {
             let turn = self.imds_pace.turn();
             if turn > Instant::now() {
                 let wait = tokio::time::sleep_until(turn);

@@ -5,15 +5,22 @@ pub(crate) mod metadata;
 pub(crate) mod probe;
 pub(crate) mod retry;
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use bytes::Bytes;
 
+use self::retry::Family;
 use crate::{
     error::{At, Error, Malformation},
     hosts::ImdsEndpoint,
-    http::{Ask, Net, Via, header_value},
+    http::{Answer, Ask, CONNECT_TIMEOUT, Deadline, Net, Via, header_value},
     identity::Identity,
 };
 
@@ -29,6 +36,10 @@ pub(crate) struct Imds {
     pub(crate) net: Net,
     pub(crate) endpoint: ImdsEndpoint,
     pub(crate) identity: Identity,
+    /// How long the first connection may take: where no metadata service is, nobody should wait.
+    pub(crate) first_contact: Duration,
+    /// Whether anything at the address has answered yet.
+    pub(crate) seen: Arc<AtomicBool>,
 }
 
 impl Imds {
@@ -67,8 +78,34 @@ impl Imds {
             url: self.endpoint.url(path, version, &self.identity),
             headers,
             body: body.unwrap_or_default(),
-            via: Via::LocalTcp,
+            via: self.via(),
         })
+    }
+
+    /// The way to the service. Until it was seen for the first time, silence is taken for its absence soon; a
+    /// service that was there is given longer.
+    pub(crate) fn via(&self) -> Via {
+        let within = if self.seen.load(Ordering::Relaxed) {
+            CONNECT_TIMEOUT
+        } else {
+            self.first_contact.min(CONNECT_TIMEOUT)
+        };
+        Via::LocalTcp { within }
+    }
+
+    /// [`Net::persist`], taking note of the first answer.
+    pub(crate) async fn persist(
+        &self,
+        ask: &Ask,
+        at: &At,
+        deadline: Deadline,
+        family: Family,
+    ) -> Result<(Answer, u32), Error> {
+        let answered = self.net.persist(ask, at, deadline, family).await;
+        if answered.is_ok() {
+            self.seen.store(true, Ordering::Relaxed);
+        }
+        answered
     }
 
     /// If the identity was named by its client id, the service must speak of the same one.

@@ -52,10 +52,12 @@ mod acquisition;
 mod attestation;
 mod bearer;
 mod call;
+mod capabilities;
 mod client;
 mod credential;
 mod csr;
 mod der;
+mod downgrade;
 mod environment;
 mod error;
 mod explain;
@@ -89,6 +91,7 @@ pub use self::{
         ClientCertificate, RequestBuilder, ResourceRule, ResourceService, Response, ResponseBody,
         Timeouts,
     },
+    capabilities::Capabilities,
     client::{ManagedIdentity, ManagedIdentityBuilder},
     credential::{
         Binding,
@@ -98,6 +101,7 @@ pub use self::{
         },
     },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},
+    downgrade::{BindingPolicy, GrantedToken},
     environment::{Environment, ProcessEnvironment},
     error::{At, CertificateProblem, Error, Malformation, NoAnswer, ServiceIds, SourceProblem},
     explain::{Entry, Origin, Retry, catalogue, explain, markdown as catalogue_markdown},
@@ -109,5 +113,5 @@ pub use self::{
         Metric, MetricKind, describe_metrics, metrics_catalogue, metrics_markdown, refresh_life,
     },
     time::{Clock, SystemClock},
-    token::{AccessToken, TokenType},
+    token::{AccessToken, TokenType, remedy::RemedyPolicy},
 };

@@ -167,10 +167,15 @@ impl<F: Clone> Machine<F> {
         }
     }
 
-    fn asked(&mut self, now: SystemTime) -> Output<F> {
-        let held = (self.hold.as_ref())
+    /// The failure after which the service asked to wait, and until when it stands.
+    pub(crate) fn held(&self, now: SystemTime) -> Option<(SystemTime, F)> {
+        (self.hold.as_ref())
             .filter(|(until, _)| now < *until && *until <= now + LONGEST_HOLD)
-            .map(|(until, cause)| (*until, cause.clone()));
+            .map(|(until, cause)| (*until, cause.clone()))
+    }
+
+    fn asked(&mut self, now: SystemTime) -> Output<F> {
+        let held = self.held(now);
         let Some(life) = self.life.filter(|life| life.age(now) != Age::Over) else {
             return match held {
                 Some((_, cause)) => Output::Fail(cause),

@@ -1,5 +1,6 @@
 //! Where am I: which metadata service answers here, and how that is known.
 
+pub(crate) mod cache;
 pub(crate) mod options;
 pub(crate) mod places;
 
@@ -116,6 +117,17 @@ impl fmt::Display for SourceReport {
             )?;
         }
         Ok(())
+    }
+}
+
+impl SourceReport {
+    /// The findings without line ends, for an error.
+    pub(crate) fn in_one_line(&self) -> String {
+        let findings = self.findings.iter();
+        findings
+            .map(|finding| format!("{}: {}", finding.sought, finding.reason))
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 }
 

@@ -130,6 +130,22 @@ pub(crate) fn bound_ended(shared: &Shared, tally: &Tally, ended: &Result<Arc<Acc
     }
 }
 
+/// A certificate was asked for past every cache.
+pub(crate) fn new_certificate(cause: &'static str, issued: bool) {
+    let outcome = if issued { "issued" } else { "not_issued" };
+    metrics::counter!(table::NEW_CERTIFICATES, "cause" => cause, "outcome" => outcome).increment(1);
+}
+
+/// Something was done about a refusal of the token service.
+pub(crate) fn remedy(remedy: &'static str, outcome: &'static str) {
+    metrics::counter!(table::REMEDIES, "remedy" => remedy, "outcome" => outcome).increment(1);
+}
+
+/// A token that is bound to nothing was given in the place of a bound one.
+pub(crate) fn downgraded(reason: &Error) {
+    metrics::counter!(table::DOWNGRADES, "reason" => reason.code()).increment(1);
+}
+
 /// A way to a bearer token ended.
 pub(crate) fn bearer_ended(
     shared: &Shared,
@@ -215,6 +231,8 @@ mod tests {
             error: "invalid_request".into(),
             description: String::new(),
             error_codes: Vec::new(),
+            new_certificates: 0,
+            retry_after: None,
         }
     }
 

@@ -1,7 +1,10 @@
 //! Tokens that are bound to a certificate.
 
 pub(crate) mod cache;
+pub(crate) mod claims;
+pub(crate) mod remedy;
 pub(crate) mod request;
+pub(crate) mod settle;
 
 use std::{
     fmt,

@@ -21,10 +21,10 @@ pub(crate) async fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failu
         .max();
     let reaches_floor = best.is_some_and(|best| best >= floor);
 
-    let client = ManagedIdentity::builder()
+    let builder = ManagedIdentity::builder()
         .key_provider(provider)
-        .tls(session::connector(&args.trust).await?)
-        .build()?;
+        .tls(session::connector(&args.trust).await?);
+    let client = session::with_switch(builder, &args.key).build()?;
     let source = client.source_probe().await?;
 
     if json {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use keybond::{BindingPolicy, GrantedToken};
 use serde_json::json;
 
 use super::{print_json, rfc3339, write_out};
@@ -11,9 +12,17 @@ pub(crate) async fn run(args: &TokenArgs, json: bool) -> Result<ExitCode, Failur
     let client = session::managed_identity(&args.identity, &args.key, &args.trust)
         .await?
         .build()?;
-    let token = client.token(&args.resource).await?;
+    let policy = if args.allow_bearer {
+        BindingPolicy::AllowBearer
+    } else {
+        BindingPolicy::Required
+    };
+    let token = client.token_with_policy(&args.resource, policy).await?;
     if json {
-        let binding = token.binding();
+        let binding = match &token {
+            GrantedToken::Bound(token) => token.binding(),
+            GrantedToken::Downgraded { .. } => None,
+        };
         print_json(&json!({
             "access_token": token.secret(),
             "token_type": token.token_type().to_string(),
@@ -23,6 +32,10 @@ pub(crate) async fn run(args: &TokenArgs, json: bool) -> Result<ExitCode, Failur
             "tenant_id": binding.map(|binding| binding.tenant_id()),
             "x5t#S256": binding.map(|binding| binding.x5t_s256()),
             "strength": token.strength(),
+            "downgraded": token.downgraded().map(|reason| json!({
+                "code": reason.code(),
+                "message": reason.to_string(),
+            })),
         }))?;
     } else {
         write_out(format!("{}\n", token.secret()).as_bytes())?;

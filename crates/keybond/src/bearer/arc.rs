@@ -37,6 +37,8 @@ pub(super) async fn answer(
         error: "challenge".into(),
         description: problem,
         error_codes: Vec::new(),
+        new_certificates: 0,
+        retry_after: None,
     };
     let challenge = headers
         .get(header::WWW_AUTHENTICATE)

@@ -54,13 +54,14 @@ pub(super) async fn request(
     let at = At::new(Leg::Bearer, &way.id);
     let asked_at = shared.clock.now();
     let net = &shared.imds.net;
-    // Without version 1 there is nothing to wait for at the metadata service.
-    let family = if place.is_none() {
-        Family::Metadata
+    let family = Family::Source;
+    let (mut answer, _) = if place.is_none() {
+        // Without version 1 there is nothing to wait for at the metadata service.
+        let family = Family::Metadata;
+        shared.imds.persist(&ask, &at, way.deadline, family).await?
     } else {
-        Family::Source
+        net.persist(&ask, &at, way.deadline, family).await?
     };
-    let (mut answer, _) = net.persist(&ask, &at, way.deadline, family).await?;
     if source == Source::AzureArc && answer.status.as_u16() == 401 {
         let root = &shared.surroundings.root;
         let environment = &*shared.environment;
@@ -114,7 +115,7 @@ fn imds(shared: &Shared, resource: &str, correlation_id: &str) -> Result<Ask, Er
                     name => (name, id),
                 }),
         );
-    get(url, Via::LocalTcp, &[METADATA], correlation_id)
+    get(url, shared.imds.via(), &[METADATA], correlation_id)
 }
 
 fn elsewhere(

@@ -27,7 +27,7 @@ use crate::{
     random::{Random, SecureRandom},
     source::options::Surroundings,
     time::{Clock, SystemClock},
-    token::cache::TokenCache,
+    token::{cache::TokenCache, settle::RemedyState},
 };
 
 /// Long enough for a metadata service that is being replaced (70 s) and for the legs after it.
@@ -68,6 +68,7 @@ pub struct ManagedIdentityBuilder {
     certificates: Option<Arc<dyn CertificateStore>>,
     imds_rate: Rate,
     pub(crate) surroundings: Surroundings,
+    pub(crate) remedies: RemedyState,
 }
 
 impl Default for ManagedIdentityBuilder {
@@ -93,6 +94,7 @@ impl Default for ManagedIdentityBuilder {
             certificates: None,
             imds_rate: IMDS_RATE,
             surroundings: Surroundings::default(),
+            remedies: RemedyState::default(),
         }
     }
 }
@@ -176,7 +178,8 @@ impl ManagedIdentityBuilder {
         self
     }
 
-    /// How long [`ManagedIdentity::source_probe`] may take; 1 s if not set.
+    /// How long [`ManagedIdentity::source_probe`] may take, and the first connection to the metadata service: 1 s
+    /// if not set. A service that takes the connection and answers late is waited for.
     pub fn probe_budget(mut self, budget: Duration) -> Self {
         self.probe_budget = budget;
         self
@@ -244,6 +247,8 @@ impl ManagedIdentityBuilder {
                 },
                 endpoint,
                 identity: self.identity.checked()?,
+                first_contact: self.probe_budget,
+                seen: Arc::default(),
             },
             keys,
             floor: self.floor,
@@ -264,6 +269,7 @@ impl ManagedIdentityBuilder {
             certificates,
             watcher: KeyWatcher::default(),
             surroundings: self.surroundings,
+            remedies: self.remedies,
         };
         Ok(ManagedIdentity {
             shared: Arc::new(shared),

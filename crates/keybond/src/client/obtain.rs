@@ -19,7 +19,7 @@ use crate::{
     token::{
         AccessToken,
         cache::{Asked, Slot},
-        request,
+        settle,
     },
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn fetch_token(
     telemetry::bound_ended(&shared, &way.tally, &fetched);
     if let Err(error) = &fetched {
         let jitter = random::jitter(&*shared.random);
-        slot.failed(shared.clock.now(), error, None, jitter);
+        slot.failed(shared.clock.now(), error, error.retry_after(), jitter);
         if refresh {
             tracing::warn!(
                 target: "keybond", resource = %slot.resource(), %error,
@@ -66,16 +66,9 @@ async fn bound_token(
 ) -> Result<Arc<AccessToken>, Error> {
     shared.check_switch(Leg::Token)?;
     let haste = if refresh { Haste::Later } else { Haste::Now };
-    loop {
-        let binding = binding(shared, Some(way), haste).await?;
-        let asking = request::request(shared, way, &binding, slot.resource());
-        let token = way.leg(Leg::Token, asking).await?;
-        // A renewal in the meantime gave this certificate up: the next round uses the new one.
-        if !shared.bindings.is_retired(binding.version()) {
-            slot.put(shared.clock.now(), &token);
-            return Ok(token);
-        }
-    }
+    let token = settle::token(shared, way, slot.resource(), haste, None).await?;
+    slot.put(shared.clock.now(), &token);
+    Ok(token)
 }
 
 /// The binding to use now: the one in use, or the next one. Past its renewal time it is replaced beside.

@@ -13,11 +13,14 @@ use super::{
 };
 use crate::{
     acquisition::Acquisition,
-    attestation,
+    attestation::{self, Attesting},
     client::Shared,
     csr::{CsrSubject, build_csr},
     error::{At, Error, Malformation},
-    imds::{issue::Allowed, metadata::Metadata},
+    imds::{
+        issue::{Allowed, Request},
+        metadata::Metadata,
+    },
     leg::{Done, Leg},
     lifecycle, random, telemetry,
 };
@@ -32,7 +35,6 @@ pub(crate) enum Mint {
     /// The caller wants a new one.
     Demanded,
     /// The token service refused this one: neither it nor an older one will do, wherever it was kept.
-    #[expect(dead_code, reason = "for the remedies of the token leg")]
     Refused(Arc<Binding>),
 }
 
@@ -68,7 +70,7 @@ pub(crate) async fn mint(
     let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
     let Some(keeping) = Keeping::of(shared, way, why, &key) else {
         let metadata = metadata(shared, way).await?;
-        return certify(shared, way, key, &metadata).await;
+        return certify(shared, way, why, key, &metadata).await;
     };
     // Whoever has the turn asks; the others find what was kept.
     let _turn = match keeping.turn().await? {
@@ -81,7 +83,7 @@ pub(crate) async fn mint(
         Turn::Served(binding) => return Ok(binding),
         Turn::Mine(lock) => lock,
     };
-    let binding = certify(shared, way, Arc::clone(&key), &metadata).await?;
+    let binding = certify(shared, way, why, Arc::clone(&key), &metadata).await?;
     keeping.keep(&binding).await;
     Ok(binding)
 }
@@ -125,13 +127,15 @@ async fn metadata(shared: &Shared, way: &Acquisition) -> Result<Arc<Metadata>, E
 async fn certify(
     shared: &Shared,
     way: &Acquisition,
+    why: &Mint,
     key: Arc<HeldKey>,
     metadata: &Metadata,
 ) -> Result<Arc<Binding>, Error> {
-    let certified = certify_once(shared, way, key, metadata).await;
+    let certified = certify_once(shared, way, why, key, metadata).await;
     if certified.is_err() {
-        // Whatever was wrong, the next attempt starts from what the service says then.
+        // Whatever was wrong, the next attempt starts from what the services say then.
         shared.bindings.forget_metadata();
+        shared.remedies.attestations.forget();
     }
     certified
 }
@@ -139,9 +143,12 @@ async fn certify(
 async fn certify_once(
     shared: &Shared,
     way: &Acquisition,
+    why: &Mint,
     key: Arc<HeldKey>,
     metadata: &Metadata,
 ) -> Result<Arc<Binding>, Error> {
+    // What was refused must not come back from a cache on the way.
+    let anew = matches!(why, Mint::Refused(_));
     let subject = CsrSubject {
         client_id: metadata.client_id.clone(),
         tenant_id: metadata.tenant_id.clone(),
@@ -164,9 +171,17 @@ async fn certify_once(
     let attested = match &shared.attestation {
         None => None,
         Some(provider) => {
-            let endpoint = &metadata.attestation_endpoint;
-            let attesting =
-                attestation::attest(&**provider, endpoint, &key, &subject.client_id, &way.id);
+            shared.check_switch(Leg::Attestation)?;
+            let attesting = Attesting {
+                provider: &**provider,
+                kept: &shared.remedies.attestations,
+                endpoint: &metadata.attestation_endpoint,
+                key: &key,
+                client_id: &subject.client_id,
+                fresh: anew,
+                now: shared.clock.now(),
+            };
+            let attesting = attestation::attest(attesting, &way.id);
             let bounded = async {
                 way.deadline
                     .bound(Leg::Attestation, &way.id, attesting)
@@ -175,8 +190,9 @@ async fn certify_once(
             Some(way.leg(Leg::Attestation, bounded).await?)
         }
     };
-    let attestation = attested.as_ref().map(attestation::AttestationToken::as_str);
+    let attested = attested.as_ref().map(|token| token.as_str());
 
+    shared.check_switch(Leg::Issue)?;
     let allowed = Allowed {
         hosts: &shared.sts_hosts,
         environment: &*shared.environment,
@@ -184,7 +200,17 @@ async fn certify_once(
     let issued = async {
         let done = shared
             .imds
-            .issue(metadata, &csr, attestation, allowed, &way.id, way.deadline)
+            .issue(
+                metadata,
+                Request {
+                    csr: &csr,
+                    attestation_token: attested,
+                    bypass_cache: anew,
+                },
+                allowed,
+                &way.id,
+                way.deadline,
+            )
             .await?;
         let issued = done.value;
         let now = shared.clock.now();

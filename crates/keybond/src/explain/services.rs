@@ -30,7 +30,13 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     entry(
         "mtls_pop_administratively_disabled",
-        &[Leg::Metadata, Leg::Token],
+        &[
+            Leg::Probe,
+            Leg::Metadata,
+            Leg::Attestation,
+            Leg::Issue,
+            Leg::Token,
+        ],
         Retry::No,
         "An operator of this machine switched bound tokens off. The machine itself could do them.",
         &[

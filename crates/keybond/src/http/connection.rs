@@ -50,9 +50,9 @@ impl Drop for Connection {
 impl Connection {
     pub(crate) async fn open(net: &Net, url: &Url, via: &Via, at: &At) -> Result<Self, Error> {
         let address = address(url);
-        let tcp = dial(url, at, &address).await?;
+        let tcp = dial(url, via, at, &address).await?;
         match via {
-            Via::LocalTcp | Via::PrivateTcp => {
+            Via::LocalTcp { .. } | Via::PrivateTcp => {
                 // A name like `localhost` can be made to lead anywhere.
                 let peer = tcp.peer_addr().map_err(|e| broken(at, &address, &e))?;
                 let private = matches!(via, Via::PrivateTcp) && is_private(peer.ip());
@@ -205,7 +205,11 @@ pub(super) fn silent(at: &At, url: &Url, waited: Duration) -> Error {
     unanswered(at, &address(url), waited)
 }
 
-async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
+async fn dial(url: &Url, via: &Via, at: &At, address: &str) -> Result<TcpStream, Error> {
+    let within = match via {
+        Via::LocalTcp { within } => *within,
+        _ => CONNECT_TIMEOUT,
+    };
     let port = url.port_or_known_default().unwrap_or(0);
     let dialled = async {
         match url.host() {
@@ -215,10 +219,10 @@ async fn dial(url: &Url, at: &At, address: &str) -> Result<TcpStream, Error> {
             None => Err(io::ErrorKind::AddrNotAvailable.into()),
         }
     };
-    let tcp = tokio::time::timeout(CONNECT_TIMEOUT, dialled)
+    let tcp = tokio::time::timeout(within, dialled)
         .await
         .map_err(|_| {
-            let cause = format!("no connection within {CONNECT_TIMEOUT:?}");
+            let cause = format!("no connection within {within:?}");
             unreachable(at, address, cause, NoAnswer::NoConnection)
         })?
         .map_err(|error| {

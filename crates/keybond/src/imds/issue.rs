@@ -34,6 +34,15 @@ struct Body<'a> {
     attestation_token: Option<&'a str>,
 }
 
+/// What a certificate is asked for with.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) csr: &'a Csr,
+    pub(crate) attestation_token: Option<&'a str>,
+    /// Whether the service must issue a new certificate instead of one that it has kept.
+    pub(crate) bypass_cache: bool,
+}
+
 /// Which token services may be used.
 pub(crate) struct Allowed<'a> {
     pub(crate) hosts: &'a StsHosts,
@@ -44,26 +53,30 @@ impl Imds {
     pub(crate) async fn issue(
         &self,
         metadata: &Metadata,
-        csr: &Csr,
-        attestation_token: Option<&str>,
+        request: Request<'_>,
         allowed: Allowed<'_>,
         correlation_id: &Arc<str>,
         deadline: Deadline,
     ) -> Result<Done<Issued>, Error> {
         let at = At::new(Leg::Issue, correlation_id);
         let body = serde_json::to_vec(&Body {
-            csr: csr.to_base64(),
-            attestation_token,
+            csr: request.csr.to_base64(),
+            attestation_token: request.attestation_token,
         })
         .map_err(|error| Error::configuration("csr", error.to_string()))?;
-        let ask = self.ask(
+        let mut ask = self.ask(
             ISSUE_PATH,
             V2,
             correlation_id,
             true,
             Some(Bytes::from(body)),
         )?;
-        let (answer, attempts) = self.net.persist(&ask, &at, deadline, Family::Issue).await?;
+        if request.bypass_cache {
+            ask.url
+                .query_pairs_mut()
+                .append_pair("bypass_cache", "true");
+        }
+        let (answer, attempts) = self.persist(&ask, &at, deadline, Family::Issue).await?;
         let at = answer.place(at, &ask);
         if answer.status.as_u16() != 200 {
             return Err(answer.refusal(at, &ask));

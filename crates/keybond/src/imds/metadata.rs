@@ -31,10 +31,7 @@ impl Imds {
     ) -> Result<Done<Metadata>, Error> {
         let at = At::new(Leg::Metadata, correlation_id);
         let ask = self.ask(METADATA_PATH, V2, correlation_id, true, None)?;
-        let (answer, attempts) = self
-            .net
-            .persist(&ask, &at, deadline, Family::Metadata)
-            .await?;
+        let (answer, attempts) = self.persist(&ask, &at, deadline, Family::Metadata).await?;
         let at = answer.place(at, &ask);
         match answer.status.as_u16() {
             200 => {}

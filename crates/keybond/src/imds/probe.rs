@@ -62,7 +62,7 @@ impl Imds {
         };
         let answered = async {
             let ask = self.ask(path, parameter, correlation_id, false, None)?;
-            self.net.persist(&ask, &at, deadline, Family::Probe).await
+            self.persist(&ask, &at, deadline, Family::Probe).await
         };
         match answered.await {
             Ok((answer, _)) => match answer.status.as_u16() {

@@ -10,7 +10,9 @@
 //!
 //! A 404 for platform metadata means that the service has no version 2, which no waiting changes. Once
 //! metadata was there, a 404 is a service in the middle of a restart. A connection that is refused is a
-//! definite answer of the network and stands at once.
+//! definite answer of the network and stands at once. One that nobody takes in time is not tried again by
+//! `Metadata` and `Probe`, which ask first: a service that restarts refuses or answers 410, so nobody is there,
+//! which is no certainty but no reason to wait four times as long either.
 //!
 //! `Retry-After` lengthens a wait and never shortens one. Every wait is drawn out by up to a tenth, so that
 //! machines that were thrown out together do not come back together.
@@ -48,6 +50,8 @@ pub(crate) enum Outcome {
     },
     /// No answer: silence, or a connection that broke.
     Lost,
+    /// Not even a connection.
+    NotThere,
 }
 
 impl Outcome {
@@ -61,7 +65,11 @@ impl Outcome {
     /// The outcome of an attempt without an answer; `None` if that is definite.
     pub(crate) fn of_error(error: &Error) -> Option<Self> {
         match error {
-            Error::Unreachable { how, .. } if *how != NoAnswer::Refused => Some(Self::Lost),
+            Error::Unreachable { how, .. } => match how {
+                NoAnswer::Refused => None,
+                NoAnswer::NoConnection => Some(Self::NotThere),
+                NoAnswer::Silence | NoAnswer::Broken => Some(Self::Lost),
+            },
             // The key's own troubles have their own retries.
             Error::Tls { cause, .. }
                 if cause.retryable() && !matches!(**cause, keybond_tls::TlsError::Key { .. }) =>
@@ -121,7 +129,7 @@ impl Retries {
     /// How long to wait before asking again; `None` if the outcome stands.
     pub(crate) fn after(&mut self, outcome: Outcome) -> Option<Duration> {
         let (status, asked) = match outcome {
-            Outcome::Lost => (None, None),
+            Outcome::Lost | Outcome::NotThere => (None, None),
             Outcome::Status {
                 status,
                 retry_after,
@@ -131,6 +139,8 @@ impl Retries {
         let again = match (self.family, status) {
             (Family::Sts, None | Some(500..=599)) => asked.is_none(),
             (Family::Sts, _) => false,
+            // The first question of all: where nobody takes the connection, no metadata service is.
+            (Family::Metadata | Family::Probe, None) => outcome == Outcome::Lost,
             (_, None) => true,
             (Family::Source, Some(status)) => {
                 matches!(status, 404 | 408 | 429 | 500 | 503 | 504)
@@ -205,6 +215,8 @@ mod tests {
         assert_eq!(waits(Family::Metadata, status(404)), [0; 0]);
         assert_eq!(waits(Family::Probe, status(404)), [0; 0]);
         assert_eq!(waits(Family::Sts, status(429)), [0; 0]);
+        assert_eq!(waits(Family::Metadata, Outcome::NotThere), [0; 0]);
+        assert_eq!(waits(Family::Probe, Outcome::NotThere), [0; 0]);
         for code in [410, 501, 502] {
             assert_eq!(waits(Family::Source, status(code)), [0; 0], "{code}");
         }
@@ -221,6 +233,7 @@ mod tests {
             let gone = waits(family, status(410));
             assert!(gone.len() == 7 && gone.iter().all(|wait| (10..=11).contains(wait)));
         }
+        assert_eq!(waits(Family::Issue, Outcome::NotThere), [1, 2, 4]);
         for outcome in [status(404), status(429), status(504), Outcome::Lost] {
             assert_eq!(waits(Family::Source, outcome), [1, 1, 1]);
         }

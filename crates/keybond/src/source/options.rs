@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Source, SourceProblem,
+    cache::SourceCache,
     places::{self, Place},
 };
 use crate::{
@@ -21,6 +22,7 @@ pub(crate) struct Surroundings {
     /// Where the file system begins; other than `/` in tests alone.
     pub(crate) root: PathBuf,
     pub(crate) switch: FileSwitch,
+    pub(crate) sources: SourceCache,
     pub(crate) bearers: BearerCache,
 }
 
@@ -30,6 +32,7 @@ impl Default for Surroundings {
             imds_named: false,
             root: PathBuf::from("/"),
             switch: FileSwitch::default(),
+            sources: SourceCache::default(),
             bearers: BearerCache::default(),
         }
     }

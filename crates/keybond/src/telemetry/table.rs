@@ -11,6 +11,9 @@ pub(super) const CERTIFICATE_REMAINING: &str = "keybond_certificate_remaining_se
 pub(super) const CERTIFICATE_EXPIRES: &str = "keybond_certificate_expires_seconds";
 pub(super) const TOKEN_REMAINING: &str = "keybond_token_remaining_seconds";
 pub(super) const TOKEN_EXPIRES: &str = "keybond_token_expires_seconds";
+pub(super) const NEW_CERTIFICATES: &str = "keybond_new_certificates_total";
+pub(super) const REMEDIES: &str = "keybond_remedies_total";
+pub(super) const DOWNGRADES: &str = "keybond_downgrades_total";
 
 /// What kind of metric it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +108,7 @@ const fn metric(
     }
 }
 
-const TABLE: [Metric; 12] = {
+const TABLE: [Metric; 15] = {
     use MetricKind::{Counter, Gauge, Histogram};
     [
         metric(
@@ -158,6 +161,24 @@ const TABLE: [Metric; 12] = {
             Gauge,
             &["identity", "resource", "token_type"],
             "When it ends, in seconds since 1970.",
+        ),
+        metric(
+            NEW_CERTIFICATES,
+            Counter,
+            &["cause", "outcome"],
+            "Certificates asked for because one was refused (`rejected`), its key was dead (`key_replaced`) or a resource demanded claims (`claims`); `outcome` is `issued` or `not_issued`.",
+        ),
+        metric(
+            REMEDIES,
+            Counter,
+            &["remedy", "outcome"],
+            "What was done about refusals of the token service: `new_certificate` (`cured`, `failed`) and `prove_key` (`alive`, `replaced`, `unproven`).",
+        ),
+        metric(
+            DOWNGRADES,
+            Counter,
+            &["reason"],
+            "Tokens bound to nothing that were given because a caller's policy allows them, by the code of the reason.",
         ),
         metric(
             "keybond_key_events_total",

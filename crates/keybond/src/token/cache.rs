@@ -148,6 +148,11 @@ impl Slot {
         }
     }
 
+    /// The refusal that stands because the service asked to wait, whether there is a usable token or not.
+    pub(crate) fn held(&self, now: SystemTime) -> Option<Error> {
+        self.machine().held(now).map(|(_, cause)| cause)
+    }
+
     /// Takes note of a fetch that failed; `hold` is what the service asked to wait.
     pub(crate) fn failed(
         &self,

@@ -5,20 +5,23 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use keybond_tls::Leg as TlsLeg;
 use serde_json::Value;
 
-use super::{AccessToken, TokenType};
+use super::{
+    AccessToken, TokenType,
+    claims::{self, Demanded},
+};
 use crate::{
     acquisition::Acquisition,
     client::Shared,
     credential::Binding,
     error::{At, Error},
     http::{Answer, Ask, Via, header_value},
-    imds::retry::Family,
+    imds::retry::{Family, retry_after},
     json::Object,
     leg::{Done, Leg},
     lifecycle::{self, token::Granted},
@@ -28,12 +31,16 @@ use crate::{
 /// Tokens live a day; a month is more than any service grants.
 const LONGEST_LIFE: u64 = 31 * 24 * 60 * 60;
 
+/// What is waited after a 429 that does not say how long, as MSAL does.
+const UNSAID: Duration = Duration::from_secs(60);
+
 /// Asks for a token for `resource`, bound to `binding`.
 pub(crate) async fn request(
     shared: &Shared,
     way: &Acquisition,
     binding: &Arc<Binding>,
     resource: &str,
+    claims: Option<&Demanded>,
 ) -> Result<Done<Arc<AccessToken>>, Error> {
     let at = At::new(Leg::Token, &way.id);
     // The environment may have changed since the certificate was issued.
@@ -43,7 +50,8 @@ pub(crate) async fn request(
         binding.token_endpoint(),
         &*shared.environment,
     )?;
-    let ask = ask(binding, resource, &way.id)?;
+    let claims = claims::merge(claims, &shared.remedies.client_capabilities);
+    let ask = ask(binding, resource, claims.as_deref(), &way.id)?;
     let asked_at = shared.clock.now();
     let (answer, _) = shared
         .imds
@@ -52,7 +60,11 @@ pub(crate) async fn request(
         .await?;
     let at = answer.place(at, &ask);
     if answer.status.as_u16() != 200 {
-        return Err(answer.refusal(at, &ask));
+        let wait = wait_asked(answer.status, &answer.headers);
+        if let Some(wait) = wait {
+            tracing::warn!(target: "keybond", %resource, ?wait, "the token service asks to wait");
+        }
+        return Err(answer.refusal(at, &ask).after_waiting(wait));
     }
     let jitter = random::jitter(&*shared.random);
     let token = read(&answer, &at, binding, resource, asked_at, jitter)?;
@@ -76,12 +88,29 @@ pub(crate) async fn request(
     })
 }
 
-fn ask(binding: &Arc<Binding>, resource: &str, correlation_id: &str) -> Result<Ask, Error> {
+/// How long a refusal asks not to be repeated; `None` if it does not ask. A service in trouble (5xx) that names
+/// no time is asked again when somebody needs it.
+fn wait_asked(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    let asked = retry_after(headers).filter(|wait| !wait.is_zero());
+    match status.as_u16() {
+        429 => Some(asked.unwrap_or(UNSAID)),
+        500..=599 => asked,
+        _ => None,
+    }
+}
+
+fn ask(
+    binding: &Arc<Binding>,
+    resource: &str,
+    claims: Option<&str>,
+    correlation_id: &str,
+) -> Result<Ask, Error> {
     let body = url::form_urlencoded::Serializer::new(String::new())
         .append_pair("client_id", binding.client_id())
         .append_pair("scope", &format!("{resource}/.default"))
         .append_pair("grant_type", "client_credentials")
         .append_pair("token_type", TokenType::MtlsPop.name())
+        .extend_pairs(claims.map(|claims| ("claims", claims)))
         .finish();
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -185,5 +214,28 @@ fn check_confirmation(token: &str, x5t_s256: &str, at: &At) -> Result<bool, Erro
                 stated.escape_debug().take(64).collect::<String>()
             }),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_429_always_asks_to_wait_and_trouble_only_if_it_says_so() {
+        let asked = |status: u16, text: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(text) = text {
+                headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            }
+            wait_asked(StatusCode::from_u16(status).unwrap(), &headers).map(|wait| wait.as_secs())
+        };
+        assert_eq!(asked(429, Some("7")), Some(7));
+        assert_eq!(asked(429, None), Some(60));
+        assert_eq!(asked(429, Some("soon")), Some(60));
+        assert_eq!(asked(429, Some("99999999")), Some(3600));
+        assert_eq!(asked(503, Some("7")), Some(7));
+        assert_eq!(asked(503, None), None);
+        assert_eq!(asked(400, Some("7")), None);
     }
 }

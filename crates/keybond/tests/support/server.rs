@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -49,6 +50,8 @@ pub enum Reply {
     HangUp,
     /// Says it when the gate has a permit.
     Gated(Arc<Semaphore>, Box<Reply>),
+    /// Says it after a while.
+    Late(Duration, Box<Reply>),
 }
 
 impl Reply {
@@ -146,12 +149,24 @@ async fn converse(
         };
         log.lock().unwrap().push(asked.clone());
         let mut reply = handler(&asked);
-        while let Reply::Gated(gate, then) = reply {
-            gate.acquire().await.unwrap().forget();
-            reply = *then;
+        loop {
+            reply = match reply {
+                Reply::Gated(gate, then) => {
+                    gate.acquire().await.unwrap().forget();
+                    *then
+                }
+                Reply::Late(wait, then) => {
+                    tokio::time::sleep(wait).await;
+                    *then
+                }
+                ready => {
+                    reply = ready;
+                    break;
+                }
+            };
         }
         match reply {
-            Reply::HangUp | Reply::Gated(..) => return Ok(()),
+            Reply::HangUp | Reply::Gated(..) | Reply::Late(..) => return Ok(()),
             Reply::Whole {
                 status,
                 headers,

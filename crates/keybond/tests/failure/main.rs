@@ -1,0 +1,14 @@
+//! What happens when things go wrong: outages, refusals, lies, operators. The acceptance stories bear their
+//! numbers.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cloud;
+mod story_06;
+mod story_07;
+mod story_10;
+mod story_14;
+mod story_15;
+mod witness;
