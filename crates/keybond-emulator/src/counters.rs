@@ -159,9 +159,20 @@ impl Counting {
 impl Rate {
     fn note(&mut self, now: SystemTime) {
         const WINDOW: Duration = Duration::from_secs(1);
-        // A clock that was moved back leaves times that lie ahead: they are not recent either.
-        self.recent
-            .retain(|at| now.duration_since(*at).is_ok_and(|age| age < WINDOW));
+        let mut now = now;
+        if let Some(last) = self.recent.back() {
+            match last.duration_since(now) {
+                // The clock was moved back: what was recent is not any more.
+                Ok(ahead) if ahead >= WINDOW => self.recent.clear(),
+                // Somebody who looked at the clock a little later was counted first.
+                Ok(_) => now = *last,
+                Err(_) => {}
+            }
+        }
+        let old = |at: &SystemTime| now.duration_since(*at).is_ok_and(|age| age >= WINDOW);
+        while self.recent.front().is_some_and(old) {
+            self.recent.pop_front();
+        }
         self.recent.push_back(now);
         self.peak = self.peak.max(self.recent.len() as u64);
     }
@@ -206,5 +217,18 @@ mod tests {
         assert_eq!(counting.snapshot().metadata, 6);
         counting.reset();
         assert_eq!(counting.snapshot(), Counters::default());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_a_little_or_a_lot_does_not_hide_requests() {
+        let peak = |millis: &[u64]| {
+            let counting = Counting::default();
+            for millis in millis {
+                counting.request(Leg::Issue, UNIX_EPOCH + Duration::from_millis(*millis));
+            }
+            counting.snapshot().imds_peak_per_second
+        };
+        assert_eq!(peak(&[100, 102, 101, 103]), 4);
+        assert_eq!(peak(&[90_000, 90_001, 100, 101, 102]), 3);
     }
 }

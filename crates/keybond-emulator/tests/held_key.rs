@@ -171,6 +171,26 @@ async fn a_secret_is_read_with_a_held_key() {
 }
 
 #[tokio::test]
+async fn a_refusal_in_the_middle_of_an_upload_says_why() {
+    let mut bench = Bench::new().await;
+    // The token is this emulator's, the certificate another's.
+    let elsewhere = Emulator::builder().start().await.unwrap();
+    bench.identity = enrol(&Client::new(&elsewhere), held_key().await).await;
+    for _ in 0..20 {
+        let url = bench.azure.renegotiating_vault_url();
+        let connection = connect(&bench.azure, &url, Leg::OnDemand, &bench.identity).await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(connection))
+                .await
+                .unwrap();
+        let request = bench.request("POST", "/checksum?api-version=7.4", vec![0; 5_000_000]);
+        let (answer, ended) = tokio::join!(sender.send_request(request), connection);
+        let errors = format!("{:?} {:?}", answer.unwrap_err(), ended);
+        assert!(errors.contains("ClientCertificateRefused"), "{errors}");
+    }
+}
+
+#[tokio::test]
 async fn an_upload_under_way_when_the_vault_asks_arrives_as_it_was_sent() {
     let bench = Bench::new().await;
     let body: Vec<u8> = (0..5_000_000_u32)

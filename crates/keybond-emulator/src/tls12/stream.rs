@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -51,6 +52,9 @@ struct Shared<W> {
     ended: bool,
 }
 
+/// How long a client may take to hear an alert.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// Who polls.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Who {
@@ -68,12 +72,7 @@ impl<W: AsyncRead + AsyncWrite + Unpin> TlsStream<W> {
             asker: None,
             ended: false,
         }));
-        std::future::poll_fn(|cx| {
-            let mut shared = lock(&shared);
-            ready!(shared.pump(cx, Who::Reader, Connection::is_settled))?;
-            shared.poll_drain(cx)
-        })
-        .await?;
+        settle(&shared, Who::Reader).await?;
         Ok(Self(shared))
     }
 
@@ -97,18 +96,35 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Renegotiator<W> {
             shared.machine.renegotiate()?;
             shared.machine.renegotiations()
         };
-        std::future::poll_fn(|cx| {
-            let mut shared = lock(&self.0);
-            ready!(shared.pump(cx, Who::Asker, Connection::is_settled))?;
-            shared.poll_drain(cx)
-        })
-        .await?;
+        settle(&self.0, Who::Asker).await?;
         let shared = lock(&self.0);
         if shared.machine.renegotiations() == before {
             return Err(RenegotiationError::Refused);
         }
         Ok(shared.machine.certificate().map(Arc::from))
     }
+}
+
+/// Moves bytes until no handshake is under way or asked for.
+async fn settle<W: AsyncRead + AsyncWrite + Unpin>(
+    shared: &Mutex<Shared<W>>,
+    who: Who,
+) -> io::Result<()> {
+    let settled = std::future::poll_fn(|cx| {
+        let mut shared = lock(shared);
+        ready!(shared.pump(cx, who, Connection::is_settled))?;
+        shared.poll_drain(cx)
+    })
+    .await;
+    if settled
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::InvalidData)
+    {
+        // Closed while more arrives, the connection would be reset, and the alert lost with it.
+        let lingering = std::future::poll_fn(|cx| lock(shared).poll_linger(cx));
+        let _ = tokio::time::timeout(LINGER, lingering).await;
+    }
+    settled
 }
 
 impl<W> Clone for Renegotiator<W> {
@@ -156,6 +172,20 @@ impl<W: AsyncRead + AsyncWrite + Unpin> Shared<W> {
                 // The alert goes out if it can at all.
                 let _ = self.poll_drain(cx);
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, failure)));
+            }
+        }
+    }
+
+    /// Sends the alert and takes no notice of what still arrives, until the client has heard it.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        ready!(Pin::new(&mut self.wire).poll_shutdown(cx))?;
+        let mut chunk = [0; CHUNK];
+        loop {
+            let mut buffer = ReadBuf::new(&mut chunk);
+            ready!(Pin::new(&mut self.wire).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
             }
         }
     }
