@@ -9,6 +9,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libssl-dev", "/usr/include/openssl/ssl.h"),
     ("openssl", "/usr/bin/openssl"),
     ("curl", "/usr/bin/curl"),
+    ("gnutls-bin", "/usr/bin/gnutls-cli"),
     ("swtpm", "/usr/bin/swtpm"),
     ("swtpm-tools", "/usr/bin/swtpm_setup"),
     ("tpm2-tools", "/usr/bin/tpm2"),

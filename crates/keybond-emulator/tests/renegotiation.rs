@@ -260,6 +260,53 @@ async fn openssl_renegotiates_with_every_suite_group_and_scheme() {
 }
 
 #[tokio::test]
+async fn gnutls_renegotiates_too() {
+    let azure = Emulator::builder().start().await.unwrap();
+    let bench = Bench::new(&azure).await;
+    let ca = azure.ca_file();
+    let port = bench.port();
+    for (priority, said) in [
+        ("NORMAL", "*** Rehandshake was performed."),
+        (
+            "NORMAL:-VERS-ALL:+VERS-TLS1.2:-SIGN-ALL:+SIGN-RSA-SHA256:+SIGN-ECDSA-SHA256",
+            "(RSA-SHA256)",
+        ),
+        (
+            "NORMAL:-VERS-ALL:+VERS-TLS1.2:-GROUP-ALL:+GROUP-SECP256R1",
+            "(ECDHE-SECP256R1)",
+        ),
+        (
+            "NORMAL:-VERS-ALL:+VERS-TLS1.2:-CIPHER-ALL:+AES-256-GCM",
+            "(AES-256-GCM)",
+        ),
+        ("NORMAL:-VERS-ALL:+VERS-TLS1.3", "Received alert [70]"),
+    ] {
+        let mut child = tokio::process::Command::new("gnutls-cli")
+            .args(["--port", &port, "--x509cafile", ca.to_str().unwrap()])
+            .arg("--x509certfile")
+            .arg(&bench.credential.certificate)
+            .arg("--x509keyfile")
+            .arg(&bench.credential.key)
+            .args(["--priority", priority, "localhost"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // Kept open until the answer is there: at its end the client hangs up.
+        let _ = stdin.write_all(bench.request(&[HEADER]).as_bytes()).await;
+        let output = child.wait_with_output().await.unwrap();
+        let output = String::from_utf8_lossy(&output.stdout);
+        assert!(output.contains(said), "{priority}: {output}");
+        if said != "Received alert [70]" {
+            assert!(output.contains("HTTP/1.1 200 OK"), "{priority}: {output}");
+        }
+    }
+    assert_eq!(azure.counters().renegotiations, 4);
+}
+
+#[tokio::test]
 async fn without_the_extended_master_secret_it_works_too() {
     let azure = Emulator::builder().start().await.unwrap();
     let bench = Bench::new(&azure).await;
