@@ -1,4 +1,4 @@
-//! Long runs: many signatures, and no handle or memory lost.
+//! Long runs: many signatures, and no handle or memory lost; many cold starts, and one key each time.
 
 use crate::{
     run::{Failure, run_with},
@@ -8,12 +8,18 @@ use crate::{
 /// What one long-lived process makes before anybody restarts it.
 const SIGNATURES: &str = "70000";
 
-/// `cargo xtask soak [N]`: N signatures in a software TPM, with a second session idle beside.
+const COLD_STARTS: &str = "200";
+
+/// `cargo xtask soak [N]`: N signatures in a software TPM, with a second session idle beside;
+/// `cargo xtask soak cold-starts [N]`: 8 processes start N times, one of them is killed.
 pub(crate) fn soak(options: &[String]) -> Result<(), Failure> {
+    let positive = |count: &String| count.parse::<u32>().is_ok_and(|count| count > 0);
     let count = match options {
+        [what] if what == "cold-starts" => return cold_starts(COLD_STARTS),
+        [what, count] if what == "cold-starts" && positive(count) => return cold_starts(count),
         [] => SIGNATURES,
-        [count] if count.parse::<u32>().is_ok_and(|count| count > 0) => count,
-        _ => return Err("expected at most a number of signatures".into()),
+        [count] if positive(count) => count,
+        _ => return Err("expected a number of signatures, or cold-starts and a number".into()),
     };
     setup::packages()?;
     run_with(
@@ -28,5 +34,20 @@ pub(crate) fn soak(options: &[String]) -> Result<(), Failure> {
             "--nocapture",
         ],
         &[("KEYBOND_SOAK", count)],
+    )
+}
+
+fn cold_starts(count: &str) -> Result<(), Failure> {
+    let arguments = ["test", "--package", "keybond-keys", "--test", "provider"];
+    let test = [
+        "--",
+        "--exact",
+        "machine::cold_starts_with_a_kill_leave_one_valid_key",
+        "--nocapture",
+    ];
+    run_with(
+        "cargo",
+        &[&arguments[..], &test].concat(),
+        &[("KEYBOND_COLD_STARTS", count)],
     )
 }

@@ -202,3 +202,28 @@ fn proofs_of_possession_take_the_token_from_standard_input() {
         );
     }
 }
+
+#[test]
+fn the_age_of_a_key_is_shown() {
+    let shown = ok(keybond(&["key", "show"], b"", &[]));
+    let shown = String::from_utf8(shown).unwrap();
+    let age = shown.lines().find_map(|line| line.strip_prefix("age "));
+    // Just made, on a slow machine.
+    let age = age.unwrap().trim_start();
+    assert!(age.contains(" second"), "{age}");
+    assert!(age.contains(", made at 2"), "{age}");
+}
+
+#[test]
+fn doctor_does_not_wait_for_a_metadata_service_that_never_answers() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    let output = keybond(
+        &["doctor"],
+        b"",
+        &[("AZURE_POD_IDENTITY_AUTHORITY_HOST", address)],
+    );
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{shown}");
+    assert!(shown.contains("not finished within 600ms"), "{shown}");
+}

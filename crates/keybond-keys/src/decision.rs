@@ -138,3 +138,84 @@ fn unix_seconds<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, 
 fn milliseconds<S: Serializer>(elapsed: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64((elapsed.as_secs_f64() * 1e6).round() / 1e3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::{NativeCode, Reason};
+
+    fn considered(outcome: Outcome, attempts: u32) -> Considered {
+        Considered {
+            store: StoreId::Tpm2,
+            tier: Tier::Hardware,
+            outcome,
+            attempts,
+            elapsed: Duration::from_micros(1_540),
+            details: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_line_tells_everything_that_is_known() {
+        let chosen = |created| Outcome::Chosen {
+            created,
+            strength: Strength::Hardware,
+        };
+        let bare = Unavailable::new(StoreId::Tpm2, Reason::Failed, "it broke");
+        let plain = Unavailable {
+            native: None,
+            remedy: "".into(),
+            ..bare.clone()
+        };
+        let full = Unavailable {
+            native: Some(NativeCode {
+                space: "errno",
+                code: 5,
+                name: Some("EIO".into()),
+            }),
+            remedy: "Mend it.".into(),
+            ..bare
+        };
+        for (entry, line) in [
+            (
+                considered(chosen(true), 1),
+                "tpm2      Hardware  chosen   created, strength hardware (1.5 ms)",
+            ),
+            (
+                considered(chosen(false), 3),
+                "tpm2      Hardware  chosen   opened, strength hardware after 3 attempts (1.5 ms)",
+            ),
+            (
+                considered(Outcome::Available, 1),
+                "tpm2      Hardware  available (1.5 ms)",
+            ),
+            (
+                considered(Outcome::Skipped(plain), 1),
+                "tpm2      Hardware  skipped  failed: it broke (1.5 ms)",
+            ),
+            (
+                considered(Outcome::Skipped(full), 2),
+                "tpm2      Hardware  skipped  failed: it broke [errno 5 EIO] — Mend it. after 2 attempts (1.5 ms)",
+            ),
+            (
+                considered(Outcome::NotAsked, 0),
+                "tpm2      Hardware  not asked",
+            ),
+        ] {
+            assert_eq!(entry.to_string(), line);
+        }
+    }
+
+    #[test]
+    fn times_are_in_seconds_and_milliseconds() {
+        let decision = Decision {
+            at: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            considered: vec![considered(Outcome::NotAsked, 0)],
+            provisional: true,
+        };
+        let json = serde_json::to_value(&decision).unwrap();
+        assert_eq!(json["at"], 1_800_000_000_u64);
+        assert_eq!(json["considered"][0]["elapsed_ms"], 1.54);
+        assert_eq!(json["provisional"], true);
+    }
+}

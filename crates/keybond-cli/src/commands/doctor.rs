@@ -1,6 +1,6 @@
 //! `keybond doctor`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use keybond::{ManagedIdentity, Source};
 use keybond_keys::Outcome;
@@ -8,6 +8,9 @@ use serde_json::json;
 
 use super::{print_json, write_out};
 use crate::{args::DoctorArgs, failure::Failure, session};
+
+/// How long the metadata service is waited for: the whole answer is promised within a second.
+const PROBE_BUDGET: Duration = Duration::from_millis(600);
 
 pub(crate) async fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     let provider = session::key_provider(&args.key)?;
@@ -23,7 +26,8 @@ pub(crate) async fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failu
 
     let builder = ManagedIdentity::builder()
         .key_provider(provider)
-        .tls(session::connector(&args.trust).await?);
+        .tls(session::connector(&args.trust).await?)
+        .probe_budget(PROBE_BUDGET);
     let client = session::with_switch(builder, &args.key).build()?;
     let source = client.source_probe().await?;
 

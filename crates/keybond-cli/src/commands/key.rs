@@ -6,7 +6,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use keybond_keys::{ExportAttempt, HeldKey, SignatureScheme, StoreId};
+use jiff::Timestamp;
+use keybond_keys::{ExportAttempt, HeldKey, Outcome, SignatureScheme, StoreId};
 use serde_json::json;
 
 use super::{print_json, write_out};
@@ -24,6 +25,7 @@ pub(crate) async fn show(args: &KeyArgs, json: bool) -> Result<ExitCode, Failure
             "store": key.store(),
             "strength": key.strength(),
             "held": what_held_means(key.store()),
+            "created": created(&key).map(|at| at.to_string()),
             "evidence": key.evidence(),
             "decision": **key.decision(),
         }))?;
@@ -141,6 +143,37 @@ pub(crate) fn what_held_means(store: StoreId) -> &'static str {
     }
 }
 
+/// When the key was made: now, or when its store says.
+fn created(key: &HeldKey) -> Option<Timestamp> {
+    let made_now = key
+        .decision()
+        .considered
+        .iter()
+        .any(|entry| matches!(entry.outcome, Outcome::Chosen { created: true, .. }));
+    if made_now {
+        return key.decision().at.try_into().ok();
+    }
+    let details = &key.evidence().properties.details;
+    let (_, seconds) = details.iter().find(|(name, _)| name == "created")?;
+    Timestamp::from_second(seconds.parse().ok()?).ok()
+}
+
+fn age(created: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(created) = created else {
+        return "not known: the store does not say when the key was made".into();
+    };
+    let seconds = now.duration_since(created).as_secs();
+    let (count, unit) = match seconds {
+        ..0 => return format!("made at {created}, in the future of this machine's clock"),
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {unit}{plural}, made at {created}")
+}
+
 fn describe(key: &HeldKey) -> String {
     let evidence = key.evidence();
     let mut lines = vec![
@@ -148,6 +181,7 @@ fn describe(key: &HeldKey) -> String {
         format!("store     {} (tier {})", key.store(), key.store().tier()),
         format!("strength  {}", key.strength()),
         format!("held      {}", what_held_means(key.store())),
+        format!("age       {}", age(created(key), Timestamp::now())),
         format!(
             "evidence  RSA-{}, isolation {:?}, origin {:?}, export {}",
             evidence.bits,
@@ -189,4 +223,30 @@ fn join(items: &[impl ToString]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn age_is_told_in_the_largest_unit_that_fits() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let told = |seconds: i64| age(Timestamp::from_second(1_800_000_000 - seconds).ok(), now);
+        for (seconds, expected) in [
+            (0, "0 seconds,"),
+            (1, "1 second,"),
+            (59, "59 seconds,"),
+            (60, "1 minute,"),
+            (3_599, "59 minutes,"),
+            (3_600, "1 hour,"),
+            (86_399, "23 hours,"),
+            (86_400, "1 day,"),
+            (10 * 86_400, "10 days, made at 2027-01-05T08:00:00Z"),
+            (-1, "made at 2027-01-15T08:00:01Z, in the future"),
+        ] {
+            assert!(told(seconds).starts_with(expected), "{}", told(seconds));
+        }
+        assert!(age(None, now).starts_with("not known"));
+    }
 }

@@ -1,6 +1,6 @@
 //! Order of the tiers, fallbacks with their reasons, policy, retries and provisional keys.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keybond_keys::{KeyEvent, Outcome, Reason, StoreId, StorePolicy, Strength};
 use keybond_testkit::stores::{Op, ScriptedStore};
@@ -234,6 +234,36 @@ async fn a_provisional_key_is_upgraded_when_the_stronger_store_answers() {
     })
     .await;
     assert_eq!((from, to), (weak.id(), strong.id()));
+}
+
+#[tokio::test]
+async fn a_store_that_is_still_busy_is_left_alone_for_a_while() {
+    const AFTER: Duration = Duration::from_secs(1);
+    let [_, tpm, memory] = three();
+    tpm.refuse(Reason::Busy);
+    let provider = over([&tpm, &memory]).reconsider_after(AFTER).build();
+    provider.get_or_create_key().await.unwrap();
+    let mut asked = tpm.calls(Op::Open);
+    for _ in 0..10 {
+        while tpm.calls(Op::Open) == asked {
+            provider.cached().unwrap();
+            tokio::task::yield_now().await;
+        }
+        // It is being asked; from when the answer is there, the pause runs.
+        asked += 1;
+        let began = Instant::now();
+        while began.elapsed() < AFTER / 2 {
+            provider.cached().unwrap();
+            tokio::task::yield_now().await;
+        }
+        let again = tpm.calls(Op::Open);
+        // On a machine that stood still meanwhile this says nothing.
+        if began.elapsed() < AFTER {
+            assert_eq!(again, asked, "it is asked all the time");
+            return;
+        }
+        asked = again;
+    }
 }
 
 #[tokio::test]
