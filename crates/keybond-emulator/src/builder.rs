@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) attestation_endpoint: Option<String>,
     pub(crate) attestation: AttestationRule,
     pub(crate) require_token_bound_header: bool,
+    pub(crate) accept_bearer_tokens: bool,
     pub(crate) unbound_resources: Vec<String>,
     pub(crate) location: String,
     pub(crate) os_type: String,
@@ -108,6 +109,7 @@ impl Default for Builder {
                 attestation_endpoint: None,
                 attestation: AttestationRule::Optional,
                 require_token_bound_header: true,
+                accept_bearer_tokens: false,
                 unbound_resources: vec!["https://management.azure.com".into()],
                 location: "emulated".into(),
                 os_type: "Linux".into(),
@@ -234,6 +236,13 @@ impl Builder {
     /// Whether the vault needs `x-ms-tokenboundauth: true`, as Key Vault does. On if not given.
     pub fn require_token_bound_header(mut self, require: bool) -> Self {
         self.settings.require_token_bound_header = require;
+        self
+    }
+
+    /// Whether the vault opens to tokens that are bound to nothing, too, as a vault without a policy about them
+    /// does. Off if not given.
+    pub fn accept_bearer_tokens(mut self, accept: bool) -> Self {
+        self.settings.accept_bearer_tokens = accept;
         self
     }
 

@@ -183,7 +183,8 @@ fn authorize(world: &World, request: &Request) -> Result<(), Reply> {
         .header("authorization")
         .and_then(|value| value.split_once(' '))
         .ok_or_else(|| denied("AKV10000: Request is missing a Bearer or PoP token."))?;
-    if !scheme.eq_ignore_ascii_case("mtls_pop") {
+    let bearer = world.settings.accept_bearer_tokens && scheme.eq_ignore_ascii_case("bearer");
+    if !bearer && !scheme.eq_ignore_ascii_case("mtls_pop") {
         return Err(denied(
             "The emulator's vault accepts only the scheme mtls_pop and bound tokens.",
         ));
@@ -207,6 +208,12 @@ fn authorize(world: &World, request: &Request) -> Result<(), Reply> {
         return Err(denied(&format!(
             "AKV10022: Invalid audience. Expected {AUDIENCE}, found: {audience}."
         )));
+    }
+    if bearer {
+        return match &claims["cnf"] {
+            Value::Null => Ok(()),
+            _ => Err(denied("The token is bound: its scheme is mtls_pop.")),
+        };
     }
     let Value::String(bound) = &claims["cnf"]["x5t#S256"] else {
         return Err(denied(

@@ -414,3 +414,36 @@ async fn the_printed_environment_works_in_a_shell() {
     }
     assert!(docker.contains("--volume '"));
 }
+
+#[tokio::test]
+async fn a_vault_may_take_bearer_tokens_and_then_takes_unbound_ones_only() {
+    for accept in [false, true] {
+        let azure = Emulator::builder()
+            .accept_bearer_tokens(accept)
+            .start()
+            .await
+            .unwrap();
+        let client = Client::new(&azure);
+        let credential = client.enrol("", &ClientKey::new()).await;
+        let bound = client.token(client.system(), &credential).await;
+        let path = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net";
+        let unbound = client.get(path, &["Metadata: true"]).await.unwrap().json();
+        let url = format!("{}/secrets/demo?api-version=7.4", azure.vault_url());
+        for (token, opens) in [
+            (unbound["access_token"].as_str().unwrap(), accept),
+            (&*bound, false),
+        ] {
+            let authorization = format!("Authorization: Bearer {token}");
+            let header = "x-ms-tokenboundauth: true";
+            let answer = client
+                .tls(
+                    &url,
+                    Some(&credential),
+                    &["-H", &authorization, "-H", header],
+                )
+                .await
+                .unwrap();
+            assert_eq!(answer.status == 200, opens, "{accept}: {}", answer.json());
+        }
+    }
+}
