@@ -108,7 +108,7 @@ const fn metric(
     }
 }
 
-const TABLE: [Metric; 15] = {
+const TABLE: [Metric; 16] = {
     use MetricKind::{Counter, Gauge, Histogram};
     [
         metric(
@@ -209,6 +209,12 @@ const TABLE: [Metric; 15] = {
             Gauge,
             &[],
             "1 while a weaker key stands in for a store that refused for a reason that may pass.",
+        ),
+        metric(
+            "keybond_tpm_queue_depth",
+            Gauge,
+            &[],
+            "How many calls wait for the TPM.",
         ),
     ]
 };
