@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keybond_keys::KeyError;
+use keybond_keys::{KeyError, Reason};
 use keybond_tls::TlsError;
 use serde_json::json;
 
@@ -97,6 +97,14 @@ impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         let kind = match &error {
             KeyError::MinStrengthNotMet { .. } => Kind::Refused,
+            // Without a floor nothing but configuration turns a store off.
+            KeyError::NoStore { decision }
+                if decision
+                    .refusals()
+                    .any(|refusal| refusal.reason == Reason::DisabledByPolicy) =>
+            {
+                Kind::Refused
+            }
             _ => Kind::Failed,
         };
         let details = match &error {

@@ -227,3 +227,78 @@ fn doctor_does_not_wait_for_a_metadata_service_that_never_answers() {
     assert_eq!(output.status.code(), Some(4), "{shown}");
     assert!(shown.contains("not finished within 600ms"), "{shown}");
 }
+
+#[test]
+fn every_verb_that_uses_a_key_heeds_the_floor() {
+    let uuid = |digit: &str| format!("{0}-{1}-{1}-{1}-{0}{1}", digit.repeat(8), digit.repeat(4));
+    let (client, tenant, vm) = (uuid("1"), uuid("2"), uuid("3"));
+    let csr = [
+        "csr",
+        "--client-id",
+        &client,
+        "--tenant-id",
+        &tenant,
+        "--vm-id",
+        &vm,
+    ];
+    let url = "https://a.vault.azure.net/";
+    for verb in [
+        &["key", "show"][..],
+        &["key", "sign", "PS256"],
+        &["key", "public"],
+        &["key", "rotate"],
+        &["pop", "shr", "GET", url],
+        &["pop", "dpop", "GET", url],
+        &csr,
+        &["token", "https://vault.azure.net"],
+        &["call", url],
+        &["demo"],
+    ] {
+        // Nothing answers there: a floor is checked before anything leaves the machine.
+        let nowhere = "http://127.0.0.1:1".to_owned();
+        let environment = [("AZURE_POD_IDENTITY_AUTHORITY_HOST", nowhere)];
+        let flag = [verb, &["--min-strength", "keyguard"]].concat();
+        let variable = [
+            environment[0].clone(),
+            ("KEYBOND_MIN_STRENGTH", "keyguard".to_owned()),
+        ];
+        for output in [
+            keybond(&flag, b"token", &environment),
+            keybond(verb, b"token", &variable),
+        ] {
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{verb:?}: {told}");
+            assert!(told.contains("min_strength_not_met"), "{verb:?}: {told}");
+        }
+    }
+    // A typo never lowers it.
+    let typo = [("KEYBOND_MIN_STRENGTH", "hardwear".to_owned())];
+    assert_eq!(keybond(&["key", "show"], b"", &typo).status.code(), Some(2));
+}
+
+#[test]
+fn a_store_that_configuration_turns_off_says_so() {
+    for (stores, code, cause) in [
+        (
+            "-memory",
+            3,
+            "disabled_by_policy: turned off by configuration",
+        ),
+        (
+            "tpm2",
+            3,
+            "disabled_by_policy: not among the stores that configuration allows",
+        ),
+        (
+            "+tpm2",
+            3,
+            "disabled_by_policy: configuration requires the store tpm2",
+        ),
+        ("memry", 2, "`memry` is no key store"),
+    ] {
+        let output = keybond(&["key", "show"], b"", &[("KEYBOND_STORES", stores.into())]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{stores}: {told}");
+        assert!(told.contains(cause), "{stores}: {told}");
+    }
+}

@@ -116,3 +116,62 @@ impl KeyError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{
+        decision::{Considered, Outcome},
+        refusal::Reason,
+        strength::StoreId,
+    };
+
+    fn no_store(refusals: &[(StoreId, &'static str, bool)]) -> KeyError {
+        let considered = refusals
+            .iter()
+            .map(|(store, remedy, retryable)| Considered {
+                store: *store,
+                tier: store.tier(),
+                outcome: Outcome::Skipped(
+                    Unavailable::new(*store, Reason::Failed, "broken")
+                        .with_remedy(*remedy)
+                        .with_retryable(*retryable),
+                ),
+                attempts: 1,
+                elapsed: Duration::ZERO,
+                details: Vec::new(),
+            });
+        KeyError::NoStore {
+            decision: Arc::new(Decision {
+                at: SystemTime::UNIX_EPOCH,
+                considered: considered.collect(),
+                provisional: false,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_strongest_store_that_knows_a_remedy_tells_it() {
+        let error = no_store(&[
+            (StoreId::KeyGuard, "", false),
+            (StoreId::Tpm2, "Plug it in.", false),
+            (StoreId::Memory, "Pray.", false),
+        ]);
+        assert_eq!(error.remedy(), "Plug it in.");
+        let none = no_store(&[(StoreId::KeyGuard, "", false)]);
+        assert!(none.remedy().starts_with("Use a machine with a TPM"));
+    }
+
+    #[test]
+    fn one_store_that_may_answer_later_is_enough_to_try_again() {
+        let hopeless = (StoreId::Tpm2, "", false);
+        assert!(!no_store(&[hopeless]).retryable());
+        assert!(no_store(&[hopeless, (StoreId::Memory, "", true)]).retryable());
+        let late = KeyError::DeadlineExceeded {
+            after: Duration::from_secs(1),
+        };
+        assert!(late.retryable());
+    }
+}
