@@ -268,3 +268,76 @@ fn nobody_there_is_exit_code_4() {
     assert_eq!(output.status.code(), Some(4), "{shown}");
     assert!(shown.contains("to do:"), "{shown}");
 }
+
+#[test]
+fn story_15_an_operator_switches_bound_tokens_off_with_a_file() {
+    let azure = Azure::start();
+    let state = tempfile::tempdir().unwrap();
+    let directory = state.path().to_str().unwrap();
+    let keybond = |arguments: &[&str]| {
+        let with_state = [arguments, &["--state-dir", directory, "--json"]].concat();
+        azure.keybond(&with_state)
+    };
+    let found: Value = serde_json::from_str(&ok(keybond(&["capabilities"]))).unwrap();
+    assert_eq!(found["bound_tokens"], true, "{found}");
+    assert_eq!(found["strength_shown"], false, "{found}");
+    assert_eq!(found["source"]["source"], "imds_v2");
+    let found: Value = serde_json::from_str(&ok(keybond(&["capabilities", "--make-key"]))).unwrap();
+    assert_eq!(
+        (&found["strength_shown"], &found["strength"]),
+        (&true.into(), &"software".into())
+    );
+
+    std::fs::write(state.path().join("disable-imds-v2"), "").unwrap();
+    let code = "mtls_pop_administratively_disabled";
+    let refused = keybond(&["token", "https://vault.azure.net"]);
+    assert_eq!(refused.status.code(), Some(3));
+    let shown: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!(shown["error"]["code"], code, "{shown}");
+
+    let found = keybond(&["capabilities"]);
+    assert_eq!(found.status.code(), Some(3));
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!(found["why_not"]["code"], code, "{found}");
+    assert_eq!(found["bearer_tokens"], true, "{found}");
+    let doctor: Value = serde_json::from_str(&ok(keybond(&["doctor"]))).unwrap();
+    let reason = doctor["source"]["findings"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("administratively disabled"), "{doctor}");
+
+    // Bound to nothing only for whoever says so, and it shows.
+    let token = ok(keybond(&[
+        "token",
+        "https://vault.azure.net",
+        "--allow-bearer",
+    ]));
+    let token: Value = serde_json::from_str(&token).unwrap();
+    assert_eq!(token["token_type"], "Bearer");
+    assert_eq!(token["downgraded"]["code"], code);
+    assert_eq!(token["strength"], Value::Null);
+
+    std::fs::remove_file(state.path().join("disable-imds-v2")).unwrap();
+    let token = ok(keybond(&[
+        "token",
+        "https://vault.azure.net",
+        "--allow-bearer",
+    ]));
+    let token: Value = serde_json::from_str(&token).unwrap();
+    assert_eq!(token["token_type"], "mtls_pop");
+    assert_eq!(token["downgraded"], Value::Null);
+}
+
+#[test]
+fn story_06_capabilities_off_azure_are_none_at_once() {
+    let started = std::time::Instant::now();
+    let output = Command::new(KEYBOND)
+        .args(["capabilities"])
+        .env("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
+        .env("KEYBOND_TPM", "off")
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(4), "{shown}");
+    assert!(shown.contains("bound tokens   no: "), "{shown}");
+    // The process itself has to start, on a machine that may be busy.
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+}

@@ -5,7 +5,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod capabilities;
 mod cloud;
+mod downgrade;
+mod matrix;
+mod remedies;
 mod story_06;
 mod story_07;
 mod story_10;
