@@ -144,6 +144,16 @@ fn check_server(headers: &HeaderMap, at: &At) -> Result<(), Error> {
     ))
 }
 
+/// The service's refusal, with how long it asks to be left alone. That stands beyond this run only if the service
+/// said so itself: a restart says nothing, and is over soon.
+fn refusal(answer: &Answer, at: At, ask: &Ask) -> Error {
+    let wait = match answer.status.as_u16() {
+        429 | 500..=599 => retry::retry_after(&answer.headers).filter(|wait| !wait.is_zero()),
+        _ => None,
+    };
+    answer.refusal(at, ask).after_waiting(wait)
+}
+
 /// Ids are compared without regard to case, which services do not agree on.
 fn check_same(at: &At, field: &'static str, expected: &str, found: &str) -> Result<(), Error> {
     if expected.eq_ignore_ascii_case(found) {

@@ -115,6 +115,54 @@ async fn retry_after_is_honoured_and_the_deadline_bounds_it() {
 }
 
 #[tokio::test]
+async fn a_service_that_asks_to_be_left_alone_is_and_what_is_cached_is_used() {
+    let bench = paused().await;
+    let client = bench.client();
+    let later = Reply::status(429, "{}").with_header("retry-after", "3600");
+    fail_first(&bench, Service::Metadata, 1, later.clone());
+    for resource in [RESOURCE, "https://other.example", RESOURCE] {
+        let error = client.token(resource).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3600)));
+    }
+    assert_eq!(bench.azure.count(Service::Metadata), 1, "asked once");
+    bench.clock.advance(Duration::from_secs(3601));
+    client.token(RESOURCE).await.unwrap();
+
+    // With a certificate in use, another one can wait.
+    fail_first(&bench, Service::Issue, 1, later);
+    assert!(client.renew().await.is_err());
+    assert_eq!(client.credential().await.unwrap().version(), 1);
+    client.token(RESOURCE).await.unwrap();
+    // A service that restarts asks nothing.
+    let bench = paused_again().await;
+    fail_first(&bench, Service::Metadata, 4, Reply::status(503, "{}"));
+    let client = bench.client();
+    assert!(client.token(RESOURCE).await.is_err());
+    client.token(RESOURCE).await.unwrap();
+}
+
+/// Another bench in the same paused time.
+async fn paused_again() -> Bench {
+    tokio::time::resume();
+    paused().await
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_during_a_wait_leaves_at_once_and_stops_nobody() {
+    let bench = paused().await;
+    fail_first(&bench, Service::Metadata, 1, Reply::status(410, "{}"));
+    let client = bench.client();
+    let started = Instant::now();
+    let brief = Duration::from_secs(3);
+    let left = tokio::time::timeout(brief, client.token(RESOURCE)).await;
+    assert!(left.is_err() && started.elapsed() < brief + Duration::from_millis(50));
+    // Whoever comes now shares the wait that is under way.
+    client.token(RESOURCE).await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 10);
+    assert_eq!(bench.azure.count(Service::Metadata), 2);
+}
+
+#[tokio::test]
 async fn the_token_service_is_asked_twice() {
     let bench = paused().await;
     fail_first(&bench, Service::Token, 1, Reply::status(500, "{}"));

@@ -246,6 +246,19 @@ async fn service_fabric_is_asked_over_tls_with_the_named_certificate() {
 }
 
 #[tokio::test]
+async fn service_fabric_is_told_what_the_client_understands() {
+    let place = fabric().await;
+    let builder = place.builder().client_capabilities(["cp1", "cp2"]);
+    builder
+        .build()
+        .unwrap()
+        .bearer_token(RESOURCE)
+        .await
+        .unwrap();
+    assert!(place.asked().target.ends_with("&xms_cc=cp1%2Ccp2"));
+}
+
+#[tokio::test]
 async fn service_fabrics_secret_goes_to_no_other_server() {
     let place = fabric().await;
     *place.bench.tls.server_leaf.lock().unwrap() = b"another certificate".to_vec();

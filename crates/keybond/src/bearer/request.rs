@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | IMDS v1 | `GET …/oauth2/token?api-version=2018-02-01&resource=` | none, `Metadata: true` | `client_id`, `object_id`, `msi_res_id` |
 //! | App Service | `GET …?api-version=2019-08-01&resource=` | `X-IDENTITY-HEADER` | `client_id`, `object_id`, `mi_res_id` |
-//! | Service Fabric | `GET …?api-version=2020-05-01&resource=`, pinned server | `secret` | `principalId` |
+//! | Service Fabric | `GET …?api-version=2020-05-01&resource=[&xms_cc=]`, pinned server | `secret` | `principalId` |
 //! | Machine Learning | `GET …?api-version=2017-09-01&resource=` | `secret`, `Metadata: true` | `clientid` |
 //! | Cloud Shell | `POST`, form `resource=` | none, `Metadata: true` | not at all |
 //! | Azure Arc | `GET …?api-version=2020-06-01&resource=`, twice | a file that is named by the first answer | not at all |
@@ -49,7 +49,16 @@ pub(super) async fn request(
     let source = place.as_ref().map_or(Source::ImdsV1, Place::source);
     let mut ask = match &place {
         None => imds(shared, resource, &way.id)?,
-        Some(place) => elsewhere(place, &shared.imds.identity, resource, &way.id)?,
+        Some(place) => {
+            let capabilities = &shared.remedies.client_capabilities;
+            elsewhere(
+                place,
+                &shared.imds.identity,
+                resource,
+                capabilities,
+                &way.id,
+            )?
+        }
     };
     let at = At::new(Leg::Bearer, &way.id);
     let asked_at = shared.clock.now();
@@ -122,6 +131,7 @@ fn elsewhere(
     place: &Place,
     identity: &Identity,
     resource: &str,
+    capabilities: &[String],
     correlation_id: &str,
 ) -> Result<Ask, Error> {
     let refuse = |problem| Error::Source {
@@ -159,12 +169,13 @@ fn elsewhere(
             let pinned = Via::ServerTls {
                 thumbprint: Some(thumbprint.clone()),
             };
-            get(
-                with(endpoint, "2020-05-01", selector),
-                pinned,
-                &[("secret", secret.as_str())],
-                correlation_id,
-            )
+            let mut url = with(endpoint, "2020-05-01", selector);
+            if !capabilities.is_empty() {
+                // The only source that passes them on.
+                url.query_pairs_mut()
+                    .append_pair("xms_cc", &capabilities.join(","));
+            }
+            get(url, pinned, &[("secret", secret.as_str())], correlation_id)
         }
         Place::MachineLearning {
             endpoint,

@@ -119,8 +119,12 @@ impl BindingCache {
 
     /// Takes note of a run that failed.
     pub(crate) fn failed(&self, now: SystemTime, cause: &Error, jitter: f64) {
-        let cause = cause.clone();
-        self.machine().step(now, Event::Failed { cause, jitter });
+        let failed = Event::Failed {
+            cause: cause.clone(),
+            hold: cause.retry_after(),
+            jitter,
+        };
+        self.machine().step(now, failed);
         self.window.close();
     }
 

@@ -229,7 +229,7 @@ pub(super) const TABLE: &[Entry] = &[
         "invalid_client",
         &[Leg::Token],
         Retry::No,
-        "The token service does not accept the certificate as this client's.",
+        "The token service does not accept the certificate as this client's. If the refusal is one that a new certificate can cure, some were tried; the error says how many.",
         &[
             "The certificate was revoked.",
             "The identity was deleted or made anew.",

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use url::Url;
 
-use super::{ISSUE_PATH, Imds, V2, check_same, metadata::Metadata, retry::Family};
+use super::{ISSUE_PATH, Imds, V2, check_same, metadata::Metadata, refusal, retry::Family};
 use crate::{
     csr::Csr,
     environment::Environment,
@@ -79,7 +79,7 @@ impl Imds {
         let (answer, attempts) = self.persist(&ask, &at, deadline, Family::Issue).await?;
         let at = answer.place(at, &ask);
         if answer.status.as_u16() != 200 {
-            return Err(answer.refusal(at, &ask));
+            return Err(refusal(&answer, at, &ask));
         }
         let issued = read(&answer.body, metadata, &allowed, &at)?;
         let outcome = format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use url::Url;
 
-use super::{Imds, METADATA_PATH, V2, check_server, retry::Family};
+use super::{Imds, METADATA_PATH, V2, check_server, refusal, retry::Family};
 use crate::{
     csr::CuId,
     error::{At, Error},
@@ -36,7 +36,7 @@ impl Imds {
         match answer.status.as_u16() {
             200 => {}
             404 => return Err(Error::V1Only { at }),
-            _ => return Err(answer.refusal(at, &ask)),
+            _ => return Err(refusal(&answer, at, &ask)),
         }
         check_server(&answer.headers, &at)?;
         let metadata = read(&answer.body, &at)?;

@@ -47,8 +47,12 @@ pub(crate) enum Event<K, F> {
     Asked { key: Option<K> },
     /// A run ended with a certificate.
     Got { in_use: InUse<K>, life: Life },
-    /// A run failed.
-    Failed { cause: F, jitter: f64 },
+    /// A run failed; `hold` is what the service asked to wait.
+    Failed {
+        cause: F,
+        hold: Option<Duration>,
+        jitter: f64,
+    },
     /// This key is dead: what certifies it is worthless.
     KeyDied(K),
     /// The certificate of this version was refused for good.
@@ -90,11 +94,15 @@ impl<K: Copy + Eq, F: Clone> Certificate<K, F> {
                 self.in_use = Some(in_use);
                 self.machine.step(now, Input::Got(life))
             }
-            Event::Failed { cause, jitter } => self.machine.step(
+            Event::Failed {
+                cause,
+                hold,
+                jitter,
+            } => self.machine.step(
                 now,
                 Input::Failed {
                     cause,
-                    hold: None,
+                    hold,
                     jitter,
                 },
             ),
