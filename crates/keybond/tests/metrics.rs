@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -111,9 +114,20 @@ fn value(series: &str) -> f64 {
 
 /// The published counter with what does not change here.
 fn ways(token_type: &str, source: &str, key: &str, outcome: &str, code: &str) -> String {
+    ways_bypassing(false, token_type, source, key, outcome, code)
+}
+
+fn ways_bypassing(
+    bypass: bool,
+    token_type: &str,
+    source: &str,
+    key: &str,
+    outcome: &str,
+    code: &str,
+) -> String {
     format!(
         "MsalMsiCounter{{CredentialOutcome={outcome},ErrorCode={code},KeyType={key},MsalVersion=keybond-{},\
-         MsiSource={source},Platform={},TokenType={token_type},bypassCache=false}}",
+         MsiSource={source},Platform={},TokenType={token_type},bypassCache={bypass}}}",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS
     )
@@ -198,6 +212,26 @@ async fn a_way_and_its_failures_show_in_the_metrics() {
         value(&ways("mtls_pop", "ImdsV2", "InMemory", "Failed", code)),
         1.0
     );
+
+    // The certificate was revoked once: a new one cures it, and that shows.
+    let revoked = AtomicBool::new(false);
+    bench.azure.twist_one(Service::Token, move |honest| {
+        if revoked.swap(true, Ordering::SeqCst) {
+            return honest;
+        }
+        let refusal = r#"{"error":"invalid_client","error_codes":[1000610]}"#;
+        Reply::status(401, refusal)
+    });
+    bench.client().token(RESOURCE).await.unwrap();
+    let cured = ways_bypassing(
+        true,
+        "mtls_pop",
+        "ImdsV2",
+        "InMemory",
+        "Retry Succeeded",
+        "none",
+    );
+    assert_eq!(value(&cured), 1.0);
 
     // Switched off: nothing was sent, and it is counted all the same.
     bench.azure.untwist();
