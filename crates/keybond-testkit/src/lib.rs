@@ -2,13 +2,15 @@
 //!
 //! [`stores`] are key stores that do as a test says: refuse, lie, hang, die. On Linux there are devices, too:
 //! `Swtpm` is a software TPM of a test's own, `Shim` sits between a client and a TPM and misbehaves on demand,
-//! `Tpmrm0` is what the kernel's resource manager is, for many processes, and `Device` a plain device file. A
+//! `Tpmrm0` is what the kernel's resource manager is, for many processes, `Device` a plain device file, and `Apache` a server that asks for client certificates late. A
 //! bed that cannot be had is an error with the command that installs it, never a skipped test.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 pub mod stores;
 
+#[cfg(target_os = "linux")]
+mod apache;
 #[cfg(target_os = "linux")]
 mod device;
 #[cfg(target_os = "linux")]
@@ -20,6 +22,8 @@ mod swtpm;
 #[cfg(target_os = "linux")]
 mod tpmrm0;
 
+#[cfg(target_os = "linux")]
+pub use apache::{Apache, Site};
 #[cfg(target_os = "linux")]
 pub use device::Device;
 #[cfg(target_os = "linux")]

@@ -71,6 +71,20 @@ async fn apache_asks_for_the_certificate_once_and_gets_it() {
     assert_eq!(info.server_leaf, pki.server.der);
 }
 
+/// The issuers that a server hints at are a hint: with only one certificate there is nothing to choose.
+#[tokio::test]
+async fn the_certificate_is_sent_whoever_the_server_hints_at() {
+    let pki = Pki::new();
+    let other = Pki::named("somebody else's authority");
+    let apache = Apache::hinting(&pki, "TLSv1.2", Some(&other)).await;
+    let (connector, identity) = (pki.connector(), pki.identity().await);
+    let mut http = http(&connector, &apache, &identity).await;
+    let secret = http.get("/secure/secret").await.unwrap();
+    assert_eq!(secret.body(), "secret\n");
+    let client = secret.headers()["x-client"].to_str().unwrap();
+    assert!(client.contains(CLIENT), "{client}");
+}
+
 #[tokio::test]
 async fn a_header_may_decide() {
     let pki = Pki::new();

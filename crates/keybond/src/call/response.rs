@@ -146,7 +146,7 @@ impl ResponseBody {
             at,
         };
         body.rearm();
-        body.release_at_end();
+        body.release(body.incoming.is_end_stream());
         body
     }
 
@@ -158,9 +158,9 @@ impl ResponseBody {
         self.alarm.as_mut().reset(until);
     }
 
-    fn release_at_end(&mut self) {
+    fn release(&mut self, at_end: bool) {
         // An answer may come before the request was sent whole; such a connection serves nobody else.
-        if self.incoming.is_end_stream() && self.upload.has_ended() {
+        if at_end && self.upload.has_ended() {
             self.lease.release();
         }
     }
@@ -187,14 +187,15 @@ impl Body for ResponseBody {
         match Pin::new(&mut this.incoming).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 this.rearm();
-                this.release_at_end();
+                this.release(this.incoming.is_end_stream());
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 Poll::Ready(Some(Err(this.lease.broken(&this.at, &error))))
             }
             Poll::Ready(None) => {
-                this.release_at_end();
+                // One of unknown length shows its end in no other way.
+                this.release(true);
                 Poll::Ready(None)
             }
             Poll::Pending if this.alarm.as_mut().poll(context).is_ready() => {
