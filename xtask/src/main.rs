@@ -27,6 +27,7 @@ Usage: cargo xtask <command>
   soak [N]         70,000 (or N) signatures in a software TPM, with a second session idle beside
   soak cold-starts [N]
                    8 processes start 200 (or N) times, one of them is killed; one valid key each time
+  soak rotation    ten minutes of calls with certificates of 90 seconds; none fails or mixes versions
   mutants [K/N]    changes the key provider's code, in every way or every N-th, and sees what its tests notice
   bench            what the TPM layer adds to the bare exchange with the TPM
   static           the command as one static file, and its demo with a software TPM

@@ -1,4 +1,5 @@
-//! Long runs: many signatures, and no handle or memory lost; many cold starts, and one key each time.
+//! Long runs: many signatures, and no handle or memory lost; many cold starts, and one key each time;
+//! certificates that rotate under load, and no request that fails.
 
 use crate::{
     run::{Failure, run_with},
@@ -11,15 +12,21 @@ const SIGNATURES: &str = "70000";
 const COLD_STARTS: &str = "200";
 
 /// `cargo xtask soak [N]`: N signatures in a software TPM, with a second session idle beside;
-/// `cargo xtask soak cold-starts [N]`: 8 processes start N times, one of them is killed.
+/// `cargo xtask soak cold-starts [N]`: 8 processes start N times, one of them is killed;
+/// `cargo xtask soak rotation`: ten minutes of calls with certificates of 90 seconds.
 pub(crate) fn soak(options: &[String]) -> Result<(), Failure> {
     let positive = |count: &String| count.parse::<u32>().is_ok_and(|count| count > 0);
     let count = match options {
         [what] if what == "cold-starts" => return cold_starts(COLD_STARTS),
         [what, count] if what == "cold-starts" && positive(count) => return cold_starts(count),
+        [what] if what == "rotation" => return rotation(),
         [] => SIGNATURES,
         [count] if positive(count) => count,
-        _ => return Err("expected a number of signatures, or cold-starts and a number".into()),
+        _ => {
+            return Err(
+                "expected a number of signatures, rotation, or cold-starts and a number".into(),
+            );
+        }
     };
     setup::packages()?;
     run_with(
@@ -49,5 +56,21 @@ fn cold_starts(count: &str) -> Result<(), Failure> {
         "cargo",
         &[&arguments[..], &test].concat(),
         &[("KEYBOND_COLD_STARTS", count)],
+    )
+}
+
+fn rotation() -> Result<(), Failure> {
+    run_with(
+        "cargo",
+        &[
+            "test",
+            "--package",
+            "keybond",
+            "--test",
+            "rotation",
+            "--",
+            "--nocapture",
+        ],
+        &[("KEYBOND_ROTATION", "600,90")],
     )
 }

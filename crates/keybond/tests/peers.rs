@@ -68,7 +68,7 @@ impl World {
             .unwrap()
         };
         let (tls12, tls13) = (start("TLSv1.2"), start("TLSv1.3"));
-        let roots = TrustRoots::from_pem(&format!("{}{authority}", azure.ca_pem())).unwrap();
+        let roots = TrustRoots::from_pem(format!("{}{authority}", azure.ca_pem())).unwrap();
         Self {
             tls12,
             tls13,

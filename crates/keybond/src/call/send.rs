@@ -156,6 +156,7 @@ async fn attempts(
 ) -> Result<Response, Error> {
     let mut may_ask_before = true;
     let mut may_follow = true;
+    let mut may_refuse_old = true;
     loop {
         let token = client.token(&route.resource).await?;
         let attempt = Attempt {
@@ -165,9 +166,14 @@ async fn attempts(
             deadline,
             at: At::new(Leg::Resource, &way.id),
             may_ask_before,
+            may_refuse_old,
         };
         let response = match Box::pin(way.leg(Leg::Resource, attempt.run(call))).await? {
-            Ended::TooOld => continue,
+            Ended::TooOld => {
+                // Once: tokens of very short lives are used as they come.
+                may_refuse_old = false;
+                continue;
+            }
             Ended::Refused => None,
             Ended::Answered(response) => Some(*response),
         };
@@ -198,6 +204,7 @@ struct Attempt<'a> {
     deadline: Option<Deadline>,
     at: At,
     may_ask_before: bool,
+    may_refuse_old: bool,
 }
 
 impl Attempt<'_> {
@@ -210,7 +217,7 @@ impl Attempt<'_> {
             let mut lease = self
                 .connect(&call.url, call.timeouts.connect, fresh)
                 .await?;
-            if !self.token.is_usable(self.client.shared.clock.now()) {
+            if self.may_refuse_old && !self.token.is_usable(self.client.shared.clock.now()) {
                 return Ok(Done::new(Ended::TooOld, "the token is too old by now"));
             }
             if !asked_before && self.should_ask_before(call, &lease) {
