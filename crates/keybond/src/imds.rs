@@ -101,6 +101,10 @@ impl Imds {
         deadline: Deadline,
         family: Family,
     ) -> Result<(Answer, u32), Error> {
+        let family = match family {
+            Family::Metadata if !self.seen.load(Ordering::Relaxed) => Family::FirstContact,
+            family => family,
+        };
         let answered = self.net.persist(ask, at, deadline, family).await;
         if answered.is_ok() {
             self.seen.store(true, Ordering::Relaxed);

