@@ -4,7 +4,7 @@ use std::{borrow::Cow, error::Error, fmt, io, sync::Arc, time::Duration};
 
 use keybond_keys::KeyError;
 
-use crate::alert::Alert;
+use crate::{alert::Alert, seam::TlsVersion};
 
 /// An error of the TLS layer.
 ///
@@ -72,6 +72,20 @@ pub enum TlsError {
         host: String,
         /// How it said so.
         alert: Alert,
+    },
+    /// The handshake ended, and the server had not asked for the client certificate that it must see there. Whoever
+    /// connects and needs that closes the connection unused and says so with this.
+    #[error(
+        "{host} asked for no client certificate in the first handshake, {}; nothing was sent",
+        tried(versions, *refused)
+    )]
+    CertificateNotRequested {
+        /// The server.
+        host: String,
+        /// The versions under which it did not ask, as they were tried.
+        versions: Vec<TlsVersion>,
+        /// A version that was tried, too, and how the server refused it.
+        refused: Option<(TlsVersion, Alert)>,
     },
     /// The server got the client certificate and does not accept it.
     #[error("{host} refused the client certificate; alert {alert}")]
@@ -178,6 +192,7 @@ impl TlsError {
             Self::HostMismatch { .. } => "tls_server_host_mismatch",
             Self::ServerCertificateExpired { .. } => "tls_server_certificate_expired",
             Self::ClientCertificateRequired { .. } => "tls_client_certificate_required",
+            Self::CertificateNotRequested { .. } => "tls_client_certificate_not_requested",
             Self::ClientCertificateRefused { .. } => "tls_client_certificate_refused",
             Self::Alert { .. } => "tls_alert_received",
             Self::TimedOut { .. } => "tls_handshake_timed_out",
@@ -233,6 +248,10 @@ impl TlsError {
             }
             Self::ClientCertificateRequired { .. } => {
                 "Connect with a client identity, on a leg that may send it."
+            }
+            Self::CertificateNotRequested { .. } => {
+                "Take out of the way what ends TLS before the server; one that asks only after the request needs the \
+                 on-demand leg, any other must be made to ask."
             }
             Self::ClientCertificateRefused { alert, .. } => match alert.0 {
                 44 | 45 => "Have the key certified again.",
@@ -358,6 +377,17 @@ impl fmt::Display for RenegotiationRefusal {
             Self::Version => "only TLS 1.2 renegotiates",
             Self::ServerChanged => "the server's certificate changed",
         })
+    }
+}
+
+fn tried(versions: &[TlsVersion], refused: Option<(TlsVersion, Alert)>) -> String {
+    let names: Vec<String> = versions.iter().map(TlsVersion::to_string).collect();
+    let under = format!("under {}", names.join(" and "));
+    match refused {
+        Some((version, alert)) => {
+            format!("{under}, and it refused {version} (alert {})", alert.name())
+        }
+        None => under,
     }
 }
 

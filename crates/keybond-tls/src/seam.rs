@@ -72,7 +72,8 @@ pub struct TlsInfo {
     pub version: TlsVersion,
     /// The cipher suite's name, as the stack spells it.
     pub cipher_suite: String,
-    /// Whether the server asked for a client certificate.
+    /// Whether the server asked for a client certificate. Right as soon as the handshake has ended, under TLS 1.3,
+    /// too: the request comes before the server's `Finished` (RFC 8446 §4.3.2).
     pub certificate_requested: bool,
     /// The scheme of the signature that the held key made for this connection, if it made one.
     pub client_signature: Option<SignatureScheme>,

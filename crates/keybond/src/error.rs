@@ -508,6 +508,9 @@ fn refused(at: &At, error_codes: &[u64]) -> String {
         _ if error_codes.contains(&3_921_996) => {
             "Have the tenant admitted to bound tokens; no client setting helps."
         }
+        _ if error_codes.contains(&392_200) => {
+            "The certificate was lost on the way: take out what ends TLS before the token service; a new certificate does not help."
+        }
         (Leg::Token, _) => {
             "Renew the certificate; if it stays, give the token service's operator the correlation id."
         }

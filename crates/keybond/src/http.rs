@@ -4,6 +4,7 @@
 pub(crate) mod body;
 pub(crate) mod connection;
 mod persist;
+mod secured;
 pub(crate) mod shared;
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::connection::Connection;
+pub(crate) use self::secured::OlderOnly;
 use crate::{
     error::{At, Error, ServiceIds},
     json::Stated,
@@ -38,6 +40,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(crate) struct Net {
     pub(crate) tls: Arc<dyn TlsConnector>,
+    /// What was learnt of TLS servers.
+    pub(crate) older_only: Arc<OlderOnly>,
     /// Before every request to the metadata service, retries included.
     pub(crate) imds_pace: Arc<Turnstile>,
 }
@@ -68,9 +72,9 @@ pub(crate) enum Via {
         /// held against the certificate beside all other checks, before anything is sent.
         thumbprint: Option<String>,
     },
-    /// Over TLS with a client certificate.
+    /// Over TLS with a client certificate. One that belongs into the first handshake was asked for there.
     Tls(TlsLeg, Arc<ClientIdentity>),
-    /// To a resource, as it wants to be called.
+    /// To a resource, as it wants to be called; otherwise as with [`Via::Tls`].
     Resource {
         leg: TlsLeg,
         /// The newest version that is offered.

@@ -180,7 +180,7 @@ async fn refused(mut response: Response, tls: Option<TlsInfo>) -> Failure {
     let not_asked =
         matches!(status.as_u16(), 401 | 403) && tls.is_some_and(|tls| !tls.certificate_requested);
     let remedy = if not_asked {
-        "The server did not ask for the certificate on this connection: see --certificate and --max-tls."
+        "The server did not ask for the certificate, neither at first nor later: reach it past what ends TLS, or see --certificate."
     } else {
         "See the resource's answer."
     };

@@ -159,6 +159,32 @@ async fn a_server_that_does_not_ask_gets_none() {
 }
 
 #[tokio::test]
+async fn whether_the_server_asked_is_known_when_the_handshake_ends() {
+    let pki = Pki::new();
+    let connector = pki.connector();
+    // With this group the server sends the client's first TLS 1.3 hello back (RFC 8446 §4.1.4).
+    for options in [
+        &["-tls1_2"][..],
+        &["-tls1_3"],
+        &["-tls1_3", "-groups", "P-384"],
+    ] {
+        for asks in [true, false] {
+            let verify: &[&str] = if asks { &["-verify", "1"] } else { &[] };
+            let server = OpensslServer::start(&pki, &[options, verify].concat()).await;
+            let identity = pki.identity().await;
+            let tcp = server.connect().await;
+            let connection = connector
+                .connect(tcp, "localhost", Leg::FirstHandshake, Some(identity))
+                .await
+                .unwrap();
+            let info = connection.info();
+            assert_eq!(info.certificate_requested, asks, "{options:?}");
+            assert_eq!(info.client_signature.is_some(), asks, "{options:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_missing_certificate_is_told_as_such() {
     let pki = Pki::new();
     for version in ["-tls1_2", "-tls1_3"] {

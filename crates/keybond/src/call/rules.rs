@@ -21,7 +21,8 @@ pub struct ResourceRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClientCertificate {
-    /// In the first handshake.
+    /// In the first handshake. A server that does not ask there under TLS 1.3 is met once more under TLS 1.2; if it
+    /// does not ask there either, the call fails and nothing is sent.
     FirstHandshake,
     /// When it has read the request, by a TLS 1.2 renegotiation, once on a connection; or in the first handshake.
     /// TLS 1.3, which has no renegotiation, is not offered.
@@ -73,7 +74,8 @@ impl ResourceRule {
         self
     }
 
-    /// The newest TLS version that is offered; TLS 1.3 unless set. Some servers ask for no certificate there.
+    /// The newest TLS version that is offered; TLS 1.3 unless set. Servers that ask for no certificate under TLS 1.3
+    /// are found out without it, at the price of one more handshake an hour.
     #[must_use]
     pub fn newest_tls(mut self, version: TlsVersion) -> Self {
         self.newest = version;

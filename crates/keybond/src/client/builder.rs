@@ -243,6 +243,7 @@ impl ManagedIdentityBuilder {
             imds: Imds {
                 net: Net {
                     tls,
+                    older_only: Arc::default(),
                     imds_pace: Arc::new(Turnstile::new(self.imds_rate)),
                 },
                 endpoint,

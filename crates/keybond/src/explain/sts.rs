@@ -99,9 +99,19 @@ pub(super) const TABLE: &[Entry] = &[
         "The time in which the certificate may be used for tokens is over (`token_not_after`).",
         &["Renewal failed for long; the certificate itself may still be valid."],
     ),
-    refused(
+    entry(
         "AADSTS392200",
+        TOKEN,
+        Retry::No,
         "The token service saw no client certificate.",
-        &["A proxy that ends TLS stands before the token service."],
-    ),
+        &[
+            "Something that ends TLS before the token service asks for the certificate and does not pass it on.",
+            "Another client than keybond met the token service under TLS 1.3, where it is documented not to ask yet. Keybond sends nothing unless it was asked, and turns to TLS 1.2.",
+        ],
+        &[
+            "Take what ends TLS out of the way; limit other clients to TLS 1.2. A new certificate does not help.",
+            "If nothing stands between, give the operator the trace id.",
+        ],
+    )
+    .token_service(),
 ];

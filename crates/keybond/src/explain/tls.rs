@@ -1,6 +1,10 @@
 //! What the TLS layer gives.
 
 use super::{Entry, Retry, TLS, entry};
+use crate::leg::Leg;
+
+/// The legs on which the client certificate may be needed in the first handshake.
+const ASKED: &[Leg] = &[Leg::Token, Leg::Resource];
 
 const KEY_OR_CERTIFICATE: &[&str] = &[
     "The certificate was revoked or has expired.",
@@ -87,6 +91,20 @@ pub(super) const TABLE: &[Entry] = &[
         "The server wants a client certificate and was shown none.",
         &["The server asks only after the request (renegotiation)."],
         &["Give the resource a rule that connects on demand."],
+    ),
+    entry(
+        "tls_client_certificate_not_requested",
+        ASKED,
+        Retry::No,
+        "The server asked for no client certificate in the first handshake, under none of the TLS versions that the error names. Nothing was sent: without the certificate a bound token is worth nothing.",
+        &[
+            "Something on the way ends TLS, such as a proxy, gateway or load balancer.",
+            "A resource that asks only when it has read the request (renegotiation), or asks nobody.",
+        ],
+        &[
+            "Reach the server past what ends TLS; the certificate that it showed tells who that is.",
+            "Give a resource that asks later a rule that connects on demand; have any other made to ask for client certificates, under TLS 1.2 or 1.3.",
+        ],
     ),
     entry(
         "tls_client_certificate_refused",

@@ -12,7 +12,7 @@ use hyper::{
     },
 };
 use hyper_util::rt::TokioIo;
-use keybond_tls::{Leg as TlsLeg, TlsError, TlsInfo, TlsVersion};
+use keybond_tls::{TlsError, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -24,7 +24,7 @@ use url::{Host, Url};
 use super::{
     Ask, CONNECT_TIMEOUT, Net, Via,
     body::Outgoing,
-    header_value,
+    header_value, secured,
     shared::{Activity, SharedConn},
 };
 use crate::{
@@ -50,9 +50,9 @@ impl Drop for Connection {
 impl Connection {
     pub(crate) async fn open(net: &Net, url: &Url, via: &Via, at: &At) -> Result<Self, Error> {
         let address = address(url);
-        let tcp = dial(url, via, at, &address).await?;
         match via {
             Via::LocalTcp { .. } | Via::PrivateTcp => {
+                let tcp = dial(url, via, at, &address).await?;
                 // A name like `localhost` can be made to lead anywhere.
                 let peer = tcp.peer_addr().map_err(|e| broken(at, &address, &e))?;
                 let private = matches!(via, Via::PrivateTcp) && is_private(peer.ip());
@@ -70,31 +70,7 @@ impl Connection {
                 Self::start(tcp, None, address, at).await
             }
             Via::ServerTls { .. } | Via::Tls(..) | Via::Resource { .. } => {
-                let host = match url.host() {
-                    Some(Host::Ipv6(ip)) => ip.to_string(),
-                    Some(host) => host.to_string(),
-                    None => String::new(),
-                };
-                let (leg, newest, identity) = match via {
-                    Via::Tls(leg, identity) => {
-                        (*leg, TlsVersion::Tls13, Some(Arc::clone(identity)))
-                    }
-                    Via::Resource {
-                        leg,
-                        newest,
-                        identity,
-                    } => (*leg, *newest, Some(Arc::clone(identity))),
-                    _ => (TlsLeg::Plain, TlsVersion::Tls13, None),
-                };
-                let conn = net
-                    .tls
-                    .connect_up_to(tcp, &host, leg, newest, identity)
-                    .await
-                    .map_err(|cause| Error::Tls {
-                        at: at.clone(),
-                        host: address.clone(),
-                        cause: Arc::new(cause),
-                    })?;
+                let conn = secured::connect(net, url, via, at, &address).await?;
                 if let Via::ServerTls {
                     thumbprint: Some(expected),
                 } = via
@@ -205,7 +181,7 @@ pub(super) fn silent(at: &At, url: &Url, waited: Duration) -> Error {
     unanswered(at, &address(url), waited)
 }
 
-async fn dial(url: &Url, via: &Via, at: &At, address: &str) -> Result<TcpStream, Error> {
+pub(super) async fn dial(url: &Url, via: &Via, at: &At, address: &str) -> Result<TcpStream, Error> {
     let within = match via {
         Via::LocalTcp { within } => *within,
         _ => CONNECT_TIMEOUT,

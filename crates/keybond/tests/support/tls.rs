@@ -12,7 +12,10 @@ use std::{
 
 use keybond::{
     keys::SignatureScheme,
-    tls::{BoxFuture, ClientIdentity, Leg, TlsConn, TlsConnector, TlsError, TlsInfo, TlsVersion},
+    tls::{
+        Alert, BoxFuture, ClientIdentity, Leg, Stage, TlsConn, TlsConnector, TlsError, TlsInfo,
+        TlsVersion,
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -24,6 +27,7 @@ use tokio::{
 pub struct Shown {
     pub host: String,
     pub leg: Leg,
+    pub newest: TlsVersion,
     pub identity: Option<Arc<ClientIdentity>>,
 }
 
@@ -33,6 +37,9 @@ pub struct PassThrough {
     pub server_leaf: Mutex<Vec<u8>>,
     /// Whether the client is said to have shown its certificate.
     pub certificate_shown: AtomicBool,
+    /// The versions under which servers ask for no certificate, and those that they do not speak.
+    pub silent: Mutex<Vec<TlsVersion>>,
+    pub unspoken: Mutex<Vec<TlsVersion>>,
     /// A permit for every connection that has ended.
     pub ended: Arc<Semaphore>,
     /// Connections on demand wait here, and say so.
@@ -46,6 +53,8 @@ impl Default for PassThrough {
             shown: Mutex::default(),
             server_leaf: Mutex::default(),
             certificate_shown: AtomicBool::new(true),
+            silent: Mutex::default(),
+            unspoken: Mutex::default(),
             ended: Arc::new(Semaphore::new(0)),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             waiting: Semaphore::new(0),
@@ -78,42 +87,70 @@ impl TlsConnector for PassThrough {
         leg: Leg,
         identity: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        self.connect_up_to(tcp, host, leg, TlsVersion::Tls13, identity)
+    }
+
+    fn connect_up_to<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+        leg: Leg,
+        newest: TlsVersion,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
         self.shown.lock().unwrap().push(Shown {
             host: host.into(),
             leg,
+            newest,
             identity,
         });
-        let leaf = self.server_leaf.lock().unwrap().clone();
-        let signed = self.certificate_shown.load(SeqCst);
-        let ended = Arc::clone(&self.ended);
+        let spoken = !self.unspoken.lock().unwrap().contains(&newest);
+        let asked = !self.silent.lock().unwrap().contains(&newest);
+        let conn = Conn {
+            tcp,
+            info: TlsInfo {
+                version: newest,
+                cipher_suite: "made up".into(),
+                certificate_requested: asked,
+                client_signature: (asked && self.certificate_shown.load(SeqCst))
+                    .then_some(SignatureScheme::RsaPssSha256),
+                renegotiations: 0,
+                server_leaf: self.server_leaf.lock().unwrap().clone(),
+            },
+            ended: Arc::clone(&self.ended),
+        };
         Box::pin(async move {
             if leg == Leg::OnDemand {
                 self.waiting.add_permits(1);
                 drop(self.gate.acquire().await.unwrap());
             }
-            Ok(Box::new(Conn(tcp, leaf, signed, ended)) as Box<dyn TlsConn>)
+            if spoken {
+                return Ok(Box::new(conn) as Box<dyn TlsConn>);
+            }
+            Err(TlsError::Alert {
+                host: host.into(),
+                alert: Alert::PROTOCOL_VERSION,
+                stage: Stage::Handshake,
+            })
         })
     }
 }
 
-struct Conn(TcpStream, Vec<u8>, bool, Arc<Semaphore>);
+struct Conn {
+    tcp: TcpStream,
+    info: TlsInfo,
+    ended: Arc<Semaphore>,
+}
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        self.3.add_permits(1);
+        self.ended.add_permits(1);
     }
 }
 
 impl TlsConn for Conn {
     fn info(&self) -> TlsInfo {
-        TlsInfo {
-            version: TlsVersion::Tls12,
-            cipher_suite: "made up".into(),
-            certificate_requested: true,
-            client_signature: self.2.then_some(SignatureScheme::RsaPssSha256),
-            renegotiations: 0,
-            server_leaf: self.1.clone(),
-        }
+        self.info.clone()
     }
 }
 
@@ -123,7 +160,7 @@ impl AsyncRead for Conn {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 
@@ -133,14 +170,14 @@ impl AsyncWrite for Conn {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
