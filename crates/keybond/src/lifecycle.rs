@@ -125,11 +125,6 @@ impl<F> Default for Machine<F> {
 }
 
 impl<F: Clone> Machine<F> {
-    /// The value's times, if there is one.
-    pub(crate) fn life(&self) -> Option<&Life> {
-        self.life.as_ref()
-    }
-
     /// Takes note of what happened and says what is to be done.
     pub(crate) fn step(&mut self, now: SystemTime, input: Input<F>) -> Output<F> {
         match input {

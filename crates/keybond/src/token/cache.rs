@@ -121,9 +121,14 @@ impl Slot {
                 Output::Start | Output::Fail(_) | Output::Wait => Asked::Use(token),
             };
         }
+        let retired = self
+            .handle()
+            .load()
+            .as_ref()
+            .is_some_and(|token| bindings.is_retired(token.version));
         let mut machine = self.machine();
-        if machine.life().is_some() {
-            // Its time is over, or its binding was retired, which the machine does not know.
+        if retired {
+            // The machine does not know; that a token's time is over it does, and a clock may be set back.
             machine.step(now, Input::Revoked);
             self.window.close();
         }
