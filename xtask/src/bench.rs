@@ -11,21 +11,28 @@ const PACKAGES: &[(&str, &str)] = &[
     ("pkg-config", "/usr/bin/pkg-config"),
 ];
 
-/// `cargo xtask bench`: prints the figures of the TPM layer, of TLS over it, and of others beside it.
+/// `cargo xtask bench`: prints the figures of the TPM layer, of TLS over it, of cached tokens, and of others
+/// beside them.
 pub(crate) fn bench() -> Result<(), Failure> {
     setup::packages()?;
     setup::install(PACKAGES)?;
     for (package, bench) in [("keybond-tpm", "figures"), ("keybond-tls", "handshake")] {
         run("cargo", &["bench", "--package", package, "--bench", bench])?;
     }
-    let directory = target_dir().join("rivals");
+    outside("tokens")?;
+    outside("rivals")
+}
+
+/// A crate outside the workspace: what it needs is no part of keybond.
+fn outside(name: &str) -> Result<(), Failure> {
+    let directory = target_dir().join(name);
     run(
         "cargo",
         &[
             "run",
             "--release",
             "--manifest-path",
-            "benches/rivals/Cargo.toml",
+            &format!("benches/{name}/Cargo.toml"),
             "--target-dir",
             &directory.to_string_lossy(),
         ],

@@ -28,6 +28,7 @@ Usage: cargo xtask <command>
   soak cold-starts [N]
                    8 processes start 200 (or N) times, one of them is killed; one valid key each time
   soak rotation    ten minutes of calls with certificates of 90 seconds; none fails or mixes versions
+  soak lives       forty times two years of certificates and tokens, and a thousand kills
   mutants [K/N]    changes the key provider's code, in every way or every N-th, and sees what its tests notice
   bench            what the TPM layer adds to the bare exchange with the TPM
   static           the command as one static file, and its demo with a software TPM

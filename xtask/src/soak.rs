@@ -13,18 +13,21 @@ const COLD_STARTS: &str = "200";
 
 /// `cargo xtask soak [N]`: N signatures in a software TPM, with a second session idle beside;
 /// `cargo xtask soak cold-starts [N]`: 8 processes start N times, one of them is killed;
-/// `cargo xtask soak rotation`: ten minutes of calls with certificates of 90 seconds.
+/// `cargo xtask soak rotation`: ten minutes of calls with certificates of 90 seconds;
+/// `cargo xtask soak lives`: certificates and tokens through decades, and many kills.
 pub(crate) fn soak(options: &[String]) -> Result<(), Failure> {
     let positive = |count: &String| count.parse::<u32>().is_ok_and(|count| count > 0);
     let count = match options {
         [what] if what == "cold-starts" => return cold_starts(COLD_STARTS),
         [what, count] if what == "cold-starts" && positive(count) => return cold_starts(count),
         [what] if what == "rotation" => return rotation(),
+        [what] if what == "lives" => return lives(),
         [] => SIGNATURES,
         [count] if positive(count) => count,
         _ => {
             return Err(
-                "expected a number of signatures, rotation, or cold-starts and a number".into(),
+                "expected a number of signatures, rotation, lives, or cold-starts and a number"
+                    .into(),
             );
         }
     };
@@ -72,5 +75,28 @@ fn rotation() -> Result<(), Failure> {
             "--nocapture",
         ],
         &[("KEYBOND_ROTATION", "600,90")],
+    )
+}
+
+/// Forty times two years of certificates and tokens, then processes killed and started by the hundred.
+fn lives() -> Result<(), Failure> {
+    let decades = [
+        "test",
+        "--release",
+        "--package",
+        "keybond",
+        "--lib",
+        "two_years",
+    ];
+    run_with(
+        "cargo",
+        &[&decades[..], &["--", "--nocapture"]].concat(),
+        &[("KEYBOND_SEEDS", "40"), ("KEYBOND_PHASE_DAYS", "365")],
+    )?;
+    let kills = ["test", "--package", "keybond", "--test", "processes"];
+    run_with(
+        "cargo",
+        &[&kills[..], &["--", "--nocapture", "--test-threads=1"]].concat(),
+        &[("KEYBOND_KILLS", "1000"), ("KEYBOND_WORKERS", "200")],
     )
 }

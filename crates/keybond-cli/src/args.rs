@@ -64,7 +64,7 @@ pub(crate) struct KeyArgs {
         value_name = "STORES"
     )]
     pub(crate) stores: StorePolicy,
-    /// Where keys are kept (default: $XDG_STATE_HOME/keybond, ~/.local/state/keybond, %LOCALAPPDATA%\keybond).
+    /// Where keys and certificates are kept (default: $XDG_STATE_HOME/keybond, ~/.local/state/keybond, %LOCALAPPDATA%\keybond).
     #[arg(
         long,
         env = "KEYBOND_STATE_DIR",
@@ -158,6 +158,9 @@ pub(crate) enum Command {
                       --pem | openssl req -verify -noout"
     )]
     Csr(CsrArgs),
+    /// Show or renew the certificate of the held key.
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Get an access token that is bound to the held key, and print it.
     #[command(after_help = "Example: keybond token https://vault.azure.net --json")]
     Token(TokenArgs),
@@ -308,6 +311,29 @@ pub(crate) struct CsrArgs {
     pub(crate) base64: bool,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
+}
+
+/// `keybond cert`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Find the certificate that was kept, or get one, and print what it says and where it is.
+    #[command(after_help = "Example: keybond cert show --json")]
+    Show(CertArgs),
+    /// Have the same key certified anew and print the new certificate. Tokens of the old one stay valid where
+    /// they are in use.
+    #[command(after_help = "Example: keybond cert renew")]
+    Renew(CertArgs),
+}
+
+/// Whose certificate.
+#[derive(Debug, Args)]
+pub(crate) struct CertArgs {
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
 }
 
 /// `keybond token`.

@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod capabilities;
+pub(crate) mod cert;
 pub(crate) mod csr;
 pub(crate) mod demo;
 pub(crate) mod doctor;

@@ -15,7 +15,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, KeyCommand},
+    args::{CertCommand, Cli, Command, KeyCommand},
     failure::Failure,
 };
 
@@ -44,6 +44,10 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         },
         Command::Pop(command) => commands::pop::run(command, json).await,
         Command::Csr(args) => commands::csr::run(&args, json).await,
+        Command::Cert(command) => match command {
+            CertCommand::Show(args) => commands::cert::show(&args, json).await,
+            CertCommand::Renew(args) => commands::cert::renew(&args, json).await,
+        },
         Command::Token(args) => commands::token::run(&args, json).await,
         Command::Call(args) => commands::call::run(args, json).await,
         Command::Explain { code } => commands::explain::run(code.as_deref(), json),

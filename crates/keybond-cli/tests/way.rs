@@ -341,3 +341,38 @@ fn story_06_capabilities_off_azure_are_none_at_once() {
     // The process itself has to start, on a machine that may be busy.
     assert!(started.elapsed() < std::time::Duration::from_secs(5));
 }
+
+/// The second process finds what the first one kept, and openssl reads the same file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_certificate_is_kept_for_the_next_process() {
+    let azure = Azure::start();
+    let tpm = keybond_testkit::Swtpm::start().unwrap();
+    let state = tpm.dir().join("keybond");
+    let (address, state) = (tpm.address(), state.to_string_lossy().into_owned());
+    let cert = |verb: &str| -> Value {
+        let place = ["--tpm", &address, "--state-dir", &state];
+        let line = [&["cert", verb, "--json"], &place[..]].concat();
+        serde_json::from_str(&ok(azure.keybond(&line))).unwrap()
+    };
+    let first = cert("show");
+    let second = cert("show");
+    assert_eq!(first["x5t#S256"], second["x5t#S256"]);
+    assert_eq!(first["key_id"], second["key_id"]);
+
+    let file = first["file"].as_str().unwrap();
+    let line = [
+        "x509", "-in", file, "-noout", "-subject", "-nameopt", "RFC2253",
+    ];
+    let read = Command::new("openssl").args(line).output().unwrap();
+    let subject = format!("subject={}", first["subject"].as_str().unwrap());
+    assert_eq!(ok(read).trim().to_lowercase(), subject.to_lowercase());
+
+    let renewed = cert("renew");
+    assert_ne!(renewed["x5t#S256"], first["x5t#S256"]);
+    assert_eq!(renewed["file"], first["file"]);
+    assert_eq!(cert("show")["x5t#S256"], renewed["x5t#S256"]);
+
+    let text = ok(azure.keybond(&["cert", "show", "--state-dir", &state]));
+    assert!(text.contains("in this process alone"), "{text}");
+}

@@ -5,6 +5,7 @@ pub(crate) mod obtain;
 
 use std::{
     fmt,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -83,9 +84,14 @@ impl ManagedIdentity {
     /// # Errors
     /// [`Error`] names the leg on which the way to the token ended.
     pub async fn token(&self, resource: &str) -> Result<Arc<AccessToken>, Error> {
-        let resource = resource_of(resource)?;
         let shared = &self.shared;
         let now = shared.clock.now();
+        // What is cached has a name that was checked.
+        let cached = resource.strip_suffix("/.default").unwrap_or(resource);
+        if let Some(token) = shared.tokens.fresh(cached, now, &shared.bindings) {
+            return Ok(token);
+        }
+        let resource = resource_of(resource)?;
         match shared.tokens.fresh(resource, now, &shared.bindings) {
             Some(token) => Ok(token),
             None => self.token_that_is_due(resource, now).await,
@@ -166,6 +172,11 @@ impl ManagedIdentity {
         let mut way = self.shared.acquisition()?;
         way.deadline = Deadline::after(self.shared.probe_budget);
         source::find(&self.shared, &way).await
+    }
+
+    /// The file in which the certificate of this binding is kept in PEM, if it is kept in a file.
+    pub fn certificate_file(&self, binding: &Binding) -> Option<PathBuf> {
+        keeping::file_of(&self.shared, binding)
     }
 
     /// The provider of this client's key.

@@ -11,6 +11,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use keybond_keys::{HeldKey, Strength};
 use keybond_tls::ClientIdentity;
 use url::Url;
+use x509_cert::{Certificate, der::Decode as _};
 
 use self::certificate::Facts;
 use crate::lifecycle::Life;
@@ -50,6 +51,13 @@ impl Binding {
     /// padding.
     pub fn x5t_s256(&self) -> &str {
         &self.facts.x5t_s256
+    }
+
+    /// The certificate's subject as RFC 4514 writes it.
+    pub fn subject(&self) -> String {
+        Certificate::from_der(self.certificate_der())
+            .map(|certificate| certificate.tbs_certificate().subject().to_string())
+            .unwrap_or_default()
     }
 
     /// When the certificate's time begins.

@@ -30,9 +30,12 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         loop {
             let mut run = self.board(&start);
             // Err: the run died without a result; the next round starts another.
-            if let Ok(done) = run.wait_for(Option::is_some).await
-                && let Some(value) = done.clone()
-            {
+            let value = match run.wait_for(Option::is_some).await {
+                Ok(done) => done.clone(),
+                Err(_) => None,
+            };
+            if let Some(value) = value {
+                self.tidy();
                 return value;
             }
         }
@@ -44,6 +47,14 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
         F: Future<Output = T> + Send + 'static,
     {
         drop(self.board(&start));
+    }
+
+    /// A run that ended is of no use to anybody who comes later.
+    fn tidy(&self) {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|run| run.borrow().is_some()) {
+            *current = None;
+        }
     }
 
     fn board<F>(&self, start: &impl Fn() -> F) -> watch::Receiver<Option<T>>

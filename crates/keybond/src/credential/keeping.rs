@@ -1,6 +1,6 @@
 //! Certificates that were kept: looked for, checked again, and waited for while somebody else asks.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use keybond_keys::HeldKey;
 
@@ -258,6 +258,22 @@ impl<'a> Keeping<'a> {
             }
         }
     }
+}
+
+/// The file in which this binding's certificate is kept, if it is kept in one.
+pub(crate) fn file_of(shared: &Shared, binding: &Binding) -> Option<PathBuf> {
+    let store = shared.certificates.as_ref()?;
+    let off = store.outlives_process()
+        && environment::is_on(&*shared.environment, DISABLE_CERTIFICATE_CACHE);
+    if off || !store.takes(binding.key()) {
+        return None;
+    }
+    store.file(&CertificateSlot {
+        source: shared.imds.endpoint.as_str().to_owned(),
+        client_id: binding.client_id().to_ascii_lowercase(),
+        attested: binding.is_attested(),
+        key: binding.key().id(),
+    })
 }
 
 /// Drops what certifies a key that is dead, for this client's identity; other keys' certificates stay.

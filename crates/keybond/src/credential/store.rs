@@ -51,6 +51,11 @@ pub trait CertificateStore: Send + Sync + 'static {
         now: SystemTime,
     ) -> Result<(), CertificateStoreError>;
 
+    /// The file with the slot's certificate for people and other programs, if there is such a thing.
+    fn file(&self, _slot: &CertificateSlot) -> Option<PathBuf> {
+        None
+    }
+
     /// Empties a slot, if the certificate in it has this `x5t#S256` (any, if `None`); `false` if nothing was
     /// removed.
     ///

@@ -56,7 +56,9 @@ pub(crate) enum Asked<T> {
 /// Everything kept for one resource.
 pub(crate) struct Slot {
     resource: Arc<str>,
-    handles: Box<[ArcSwapOption<AccessToken>]>,
+    /// Only the first few of them are used, by the number of cores.
+    handles: [ArcSwapOption<AccessToken>; MOST_HANDLES],
+    mask: usize,
     machine: Mutex<Machine<Error>>,
     window: Window,
     pub(crate) flight: SingleFlight<Result<Arc<AccessToken>, Error>>,
@@ -66,7 +68,9 @@ impl Slot {
     fn new(resource: Arc<str>, handles: usize) -> Self {
         Self {
             resource,
-            handles: (0..handles).map(|_| ArcSwapOption::empty()).collect(),
+            handles: [const { ArcSwapOption::const_empty() }; MOST_HANDLES],
+            // Their number is a power of two.
+            mask: handles - 1,
             machine: Mutex::default(),
             window: Window::default(),
             flight: SingleFlight::new(),
@@ -80,8 +84,7 @@ impl Slot {
 
     /// This thread's handle.
     fn handle(&self) -> &ArcSwapOption<AccessToken> {
-        // Their number is a power of two.
-        &self.handles[this_thread() & (self.handles.len() - 1)]
+        &self.handles[this_thread() & self.mask & (MOST_HANDLES - 1)]
     }
 
     /// The token, if it may be handed out and nothing else is to be done.
@@ -143,8 +146,8 @@ impl Slot {
         let mut machine = self.machine();
         machine.step(now, Input::Got(token.facts.life));
         self.window.close();
-        let mine = this_thread() & (self.handles.len() - 1);
-        for (index, handle) in self.handles.iter().enumerate() {
+        let mine = this_thread() & self.mask;
+        for (index, handle) in self.handles[..=self.mask].iter().enumerate() {
             handle.store(Some(if index == mine {
                 Arc::clone(token)
             } else {

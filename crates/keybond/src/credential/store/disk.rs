@@ -43,11 +43,6 @@ impl DiskCertificates {
         }
     }
 
-    /// The file that holds a slot's certificate in PEM.
-    pub fn pem_file(&self, slot: &CertificateSlot) -> PathBuf {
-        self.state.join(FOLDER).join(format!("{}.pem", slot.name()))
-    }
-
     fn folder(&self) -> Result<&StateDir, StateError> {
         if let Some(folder) = self.folder.get() {
             return Ok(folder);
@@ -125,6 +120,11 @@ impl CertificateStore for DiskCertificates {
     ) -> Result<(), CertificateStoreError> {
         self.try_keep(slot, certificate, now)
             .map_err(|cause| CertificateStoreError::new("a certificate cannot be kept", cause))
+    }
+
+    fn file(&self, slot: &CertificateSlot) -> Option<PathBuf> {
+        let (_, pem_file) = files(slot);
+        Some(self.state.join(FOLDER).join(pem_file))
     }
 
     fn discard(
