@@ -477,8 +477,14 @@ impl World {
             });
         } else {
             self.metadata_until = 0;
-            self.certificate
-                .step(now, Happened::Failed { cause: (), jitter });
+            self.certificate.step(
+                now,
+                Happened::Failed {
+                    cause: (),
+                    hold: None,
+                    jitter,
+                },
+            );
         }
         for index in std::mem::take(&mut self.waiting_for_mint) {
             let usable = self.held.filter(|held| now < held.life.usable_until);
