@@ -2,80 +2,12 @@
 //! and openssl as the independent witnesses.
 #![allow(clippy::unwrap_used)]
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
-};
+mod support;
+
+use std::{collections::BTreeSet, path::Path, process::Command};
 
 use serde_json::Value;
-
-const KEYBOND: &str = env!("CARGO_BIN_EXE_keybond");
-
-/// A running `keybond emulate`.
-struct Azure {
-    child: Child,
-    env: BTreeMap<String, String>,
-}
-
-impl Azure {
-    fn start() -> Self {
-        let mut child = Command::new(KEYBOND)
-            .args(["emulate", "--print-env", "sh"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut env = BTreeMap::new();
-        // The lines come when the servers listen; the renegotiating vault's is the last.
-        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
-            let (name, value) = line
-                .strip_prefix("export ")
-                .unwrap()
-                .split_once('=')
-                .unwrap();
-            env.insert(name.to_owned(), value.trim_matches('\'').to_owned());
-            if name == "KEYBOND_DEMO_RENEGOTIATING_VAULT_URL" {
-                break;
-            }
-        }
-        Self { child, env }
-    }
-
-    fn keybond(&self, arguments: &[&str]) -> Output {
-        Command::new(KEYBOND)
-            .args(arguments)
-            .envs(&self.env)
-            .env("KEYBOND_TPM", "off")
-            .env_remove("KEYBOND_MIN_STRENGTH")
-            .output()
-            .unwrap()
-    }
-
-    fn secret_url(&self) -> String {
-        format!(
-            "{}/secrets/demo?api-version=7.4",
-            self.env["KEYBOND_DEMO_VAULT_URL"]
-        )
-    }
-}
-
-impl Drop for Azure {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn ok(output: Output) -> String {
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
+use support::{Azure, KEYBOND, ok};
 
 #[test]
 fn token_and_call_in_processes_of_their_own() {

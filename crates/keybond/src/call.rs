@@ -1,5 +1,6 @@
 //! Calls to resources: a bound token over mutual TLS with the binding that it belongs to.
 
+mod challenge;
 pub(crate) mod pool;
 mod response;
 mod rules;

@@ -19,7 +19,7 @@ use keybond::{
     keys::{KeyProvider, MemoryStore, Pkcs11Store, SignatureScheme, StateDir, Strength, Tpm2Store},
     tls::{TlsVersion, TrustRoots, default_connector},
 };
-use keybond_emulator::Emulator;
+use keybond_emulator::{Emulator, Fault, FaultKind, Leg as FaultLeg};
 use keybond_testkit::{Apache, Site, Swtpm, stores::SoftHsm};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
@@ -261,6 +261,46 @@ async fn tls13(world: &World, client: &ManagedIdentity, keys: &KeyProvider) {
         );
         assert!(error.to_string().contains(said), "{error}");
         assert!(error.remedy().contains("on-demand"), "{}", error.remedy());
+    }
+}
+
+/// A challenge is followed once: with a new certificate and a token that has the claims. A body that was streamed
+/// is not sent again; its refusal is the answer.
+#[tokio::test]
+async fn a_claims_challenge_is_followed_once() {
+    let challenge = FaultKind::ClaimsChallenge {
+        claims: r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#.into(),
+    };
+    for (times, stream, status, version) in [
+        (1, false, StatusCode::OK, 2),
+        (2, false, StatusCode::UNAUTHORIZED, 2),
+        (1, true, StatusCode::UNAUTHORIZED, 1),
+    ] {
+        let azure = Emulator::builder().start().await.unwrap();
+        let fault = Fault::new(FaultLeg::Vault, challenge.clone()).times(times);
+        azure.inject(fault).unwrap();
+        let client = ManagedIdentity::builder()
+            .key_provider(KeyProvider::in_memory())
+            .tls(default_connector(&TrustRoots::from_pem(azure.ca_pem()).unwrap()).unwrap())
+            .environment(Arc::new(Env(azure.env().into_iter().collect())))
+            .resource_rule(ResourceRule::new("localhost").token_bound_header())
+            .build()
+            .unwrap();
+        let vault = azure.vault_url();
+        let url = format!("{}/secrets/a?api-version=7.4", vault.trim_end_matches('/'));
+        let put = client
+            .request(Method::PUT, &url)
+            .header("content-type", "application/json")
+            .resource(RESOURCE);
+        let body = br#"{"value":"x"}"#.to_vec();
+        let put = if stream {
+            put.body_stream(Pieces(body, 0))
+        } else {
+            put.body(body)
+        };
+        let response = put.send().await.unwrap();
+        assert_eq!(response.status(), status, "{times} {stream}");
+        assert_eq!(response.token().binding().unwrap().version(), version);
     }
 }
 

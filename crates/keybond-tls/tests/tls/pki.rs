@@ -69,10 +69,15 @@ impl Pki {
 
     /// A client certificate (DER) of this authority for `key`.
     pub(crate) fn certify(&self, key: &HeldKey) -> Vec<u8> {
+        self.certify_public(key.public_key().spki_der())
+    }
+
+    /// A client certificate (DER) of this authority for a public key (SubjectPublicKeyInfo).
+    pub(crate) fn certify_public(&self, spki: &[u8]) -> Vec<u8> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, CLIENT);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let public = SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).unwrap();
+        let public = SubjectPublicKeyInfo::from_der(spki).unwrap();
         let certificate = params.signed_by(&public, &self.issuer).unwrap();
         certificate.der().to_vec()
     }

@@ -7,7 +7,9 @@
 //!    before: the server may have closed that at the same moment.
 //! 3. A server that asks for the certificate later may not be able to keep a large body meanwhile. Before one, a
 //!    `HEAD` for the same target lets it ask.
-//! 4. A streamed body is never sent twice, not even in part.
+//! 4. A 401 that demands claims is followed once, with a token that has them; one that came with a token that was
+//!    replaced meanwhile is repeated once.
+//! 5. A streamed body is never sent twice, not even in part.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use super::{
-    Response, ResponseBody, Timeouts,
+    Response, ResponseBody, Timeouts, challenge,
     pool::{Lease, Target},
 };
 use crate::{
@@ -104,8 +106,8 @@ enum Ended {
     Answered(Box<Response>),
     /// The token grew too old before it was used.
     TooOld,
-    /// The body was not sent: already the question before it was refused with 401.
-    Refused,
+    /// The body was not sent: already the question before it was refused with 401 and these headers.
+    Refused(HeaderMap),
 }
 
 pub(super) async fn send(client: &ManagedIdentity, mut call: Call) -> Result<Response, Error> {
@@ -174,24 +176,33 @@ async fn attempts(
                 may_refuse_old = false;
                 continue;
             }
-            Ended::Refused => None,
-            Ended::Answered(response) => Some(*response),
+            Ended::Refused(headers) => Err(headers),
+            Ended::Answered(response) => Ok(*response),
         };
-        let refused = response
-            .as_ref()
-            .is_none_or(|response| response.status().as_u16() == 401);
+        let refusal = match &response {
+            Ok(response) if response.status().as_u16() == 401 => Some(response.headers()),
+            Ok(_) => None,
+            Err(headers) => Some(headers),
+        };
         let repeatable = !matches!(call.body, CallBody::Spent);
-        if refused && repeatable && may_follow {
+        if let Some(refusal) = refusal
+            && repeatable
+            && may_follow
+        {
             may_follow = false;
+            if let Some(claims) = challenge::claims(refusal) {
+                client.token_for_claims(&route.resource, claims).await?;
+                continue;
+            }
             // A renewal in the meantime may have made the token worthless; then there is another by now.
             if client.token(&route.resource).await?.secret() != token.secret() {
                 continue;
             }
         }
         match response {
-            Some(response) => return Ok(response),
+            Ok(response) => return Ok(response),
             // The resource's own words are what the caller asked for.
-            None => may_ask_before = false,
+            Err(_) => may_ask_before = false,
         }
     }
 }
@@ -225,7 +236,7 @@ impl Attempt<'_> {
                 let head = ask_before(&mut lease, &call.url, &headers, idle, &self.at).await?;
                 if head.status.as_u16() == 401 {
                     let outcome = "refused before the body was sent: HTTP 401";
-                    return Ok(Done::new(Ended::Refused, outcome));
+                    return Ok(Done::new(Ended::Refused(head.headers), outcome));
                 }
                 if !lease.is_ready().await {
                     // This server closes after every answer: the body goes on a connection of its own.

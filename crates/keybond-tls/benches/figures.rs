@@ -1,0 +1,51 @@
+//! The figures of the TLS layer against their likes in the same run: a handshake against bare rustls, a download
+//! against curl, slow keys against the clock, ten thousand calls against the memory. `cargo xtask bench`
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+#[cfg(not(target_os = "linux"))]
+fn main() {}
+
+#[cfg(target_os = "linux")]
+#[path = "figures/download.rs"]
+mod download;
+#[cfg(target_os = "linux")]
+#[path = "figures/handshake.rs"]
+mod handshake;
+#[cfg(target_os = "linux")]
+#[path = "figures/memory.rs"]
+mod memory;
+#[cfg(target_os = "linux")]
+#[path = "../tests/tls/pki.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod pki;
+#[cfg(target_os = "linux")]
+#[path = "../tests/tls/rustls_server.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod rustls_server;
+#[cfg(target_os = "linux")]
+#[path = "figures/slow.rs"]
+mod slow;
+
+#[cfg(target_os = "linux")]
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        runtime.block_on(handshake::compare(version));
+    }
+    slow::eight_at_once();
+    runtime.block_on(memory::ten_thousand_calls());
+    runtime.block_on(download::a_gibibyte());
+}
+
+/// Prints a figure and whether it is within its bound.
+#[cfg(target_os = "linux")]
+fn report(what: &str, found: f64, bound: f64, unit: &str) {
+    let verdict = if found <= bound { "ok" } else { "MISSED" };
+    println!("{what:<58} {found:>9.3} {unit:<5} (bound {bound}) {verdict}");
+}
+
+#[cfg(target_os = "linux")]
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
