@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::TlsError;
+
 /// An alert that the server sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Alert(pub u8);
@@ -27,6 +29,24 @@ impl Alert {
     /// Whether it judges a client certificate that was sent.
     pub const fn is_about_the_certificate(self) -> bool {
         matches!(self.0, 42..=46 | 48 | 49 | 51)
+    }
+
+    /// What the alert says about the client's certificate, if it does: the server asked for one or not, and one
+    /// was sent or not.
+    pub(crate) fn about_the_client(
+        self,
+        host: &str,
+        requested: bool,
+        sent: bool,
+    ) -> Option<TlsError> {
+        let (host, alert) = (host.to_owned(), self);
+        if requested && sent && self.is_about_the_certificate() {
+            return Some(TlsError::ClientCertificateRefused { host, alert });
+        }
+        // TLS 1.2 has no alert of its own for a missing certificate.
+        let missing = self == Self::HANDSHAKE_FAILURE && requested && !sent;
+        (self == Self::CERTIFICATE_REQUIRED || missing)
+            .then_some(TlsError::ClientCertificateRequired { host, alert })
     }
 
     const fn describe(self) -> (&'static str, &'static str) {

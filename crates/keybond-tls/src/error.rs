@@ -150,6 +150,15 @@ pub enum TlsError {
         /// How it refused TLS 1.2.
         alert: Alert,
     },
+    /// This build's TLS stack cannot show a certificate after the first handshake.
+    #[error(
+        "{host} may ask for the client certificate after the handshake, and the TLS stack of this build (rustls) cannot \
+         renegotiate"
+    )]
+    OnDemandUnavailable {
+        /// The server.
+        host: String,
+    },
     /// The server went away without saying so.
     #[error("{host} closed the connection during the {stage}")]
     Closed {
@@ -199,7 +208,9 @@ impl TlsError {
             Self::Key { .. } => "tls_key_failed",
             Self::NoCommonScheme { .. } => "tls_no_common_signature_scheme",
             Self::RenegotiationRefused { .. } => "tls_renegotiation_refused",
-            Self::OnDemandUnsupported { .. } => "tls_on_demand_unsupported",
+            Self::OnDemandUnsupported { .. } | Self::OnDemandUnavailable { .. } => {
+                "tls_on_demand_unsupported"
+            }
             Self::Closed { .. } => "tls_connection_closed",
             Self::Protocol { .. } => "tls_protocol_error",
             Self::Io { .. } => "tls_io_error",
@@ -271,6 +282,9 @@ impl TlsError {
             Self::RenegotiationRefused { reason, .. } => reason.remedy(),
             Self::OnDemandUnsupported { .. } => {
                 "Allow TLS 1.2 on the server, or let it ask for the certificate in the first handshake."
+            }
+            Self::OnDemandUnavailable { .. } => {
+                "Use a build for x86_64-pc-windows-gnu, or a resource that asks in the first handshake."
             }
             Self::Closed { .. } => "Try again; if it stays, look into the server's log.",
             Self::Protocol { .. } => "Check that host and port are those of a TLS server.",

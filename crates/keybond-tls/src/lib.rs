@@ -28,7 +28,8 @@
 //! ```
 //!
 //! Limits: TLS 1.3 post-handshake authentication does not exist in the stack beneath, so [`Leg::OnDemand`] speaks
-//! TLS 1.2 only; sessions are not resumed; targets with Microsoft's C compiler have no connector.
+//! TLS 1.2 only; sessions are not resumed. On targets with Microsoft's C compiler, which cannot build that stack,
+//! the connector is [`RustlsConnector`] (elsewhere behind the feature `rustls`): it refuses [`Leg::OnDemand`].
 #![deny(unsafe_code)]
 
 mod alert;
@@ -37,6 +38,8 @@ mod host;
 mod identity;
 mod pem;
 mod roots;
+#[cfg(any(target_env = "msvc", feature = "rustls"))]
+mod rustls_stack;
 #[cfg(not(target_env = "msvc"))]
 mod s2n;
 mod seam;
@@ -45,6 +48,10 @@ pub use alert::Alert;
 pub use error::{RenegotiationRefusal, Stage, TlsError};
 pub use identity::ClientIdentity;
 pub use roots::TrustRoots;
+#[cfg(any(target_env = "msvc", feature = "rustls"))]
+pub use rustls_stack::RustlsConnector;
+#[cfg(target_env = "msvc")]
+pub use rustls_stack::default_connector;
 #[cfg(not(target_env = "msvc"))]
 pub use s2n::{S2nConnector, default_connector};
 pub use seam::{BoxFuture, Leg, TlsConn, TlsConnector, TlsInfo, TlsVersion};

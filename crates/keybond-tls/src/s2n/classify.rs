@@ -113,22 +113,12 @@ impl Situation<'_> {
         {
             return TlsError::OnDemandUnsupported { host, alert };
         }
-        if certificate_sent && alert.is_about_the_certificate() {
-            return TlsError::ClientCertificateRefused { host, alert };
-        }
-        // TLS 1.2 has no alert of its own for a missing certificate.
-        if alert == Alert::CERTIFICATE_REQUIRED
-            || (alert == Alert::HANDSHAKE_FAILURE
-                && self.certificate_requested
-                && !certificate_sent)
-        {
-            return TlsError::ClientCertificateRequired { host, alert };
-        }
-        TlsError::Alert {
+        let about = alert.about_the_client(&host, self.certificate_requested, certificate_sent);
+        about.unwrap_or(TlsError::Alert {
             host,
             alert,
             stage: self.stage,
-        }
+        })
     }
 
     fn protocol(&self, error: &Error) -> TlsError {

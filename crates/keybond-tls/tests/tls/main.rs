@@ -1,4 +1,5 @@
 //! Handshakes, transfers and refusals against real peers: `openssl s_server`, rustls, Apache httpd.
+#![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
 mod apache;
@@ -18,3 +19,6 @@ mod refusals;
 mod renegotiation;
 mod roots;
 mod transfer;
+
+/// The connector under test; `tests/rustls` has the other one.
+pub(crate) use keybond_tls::S2nConnector as Connector;

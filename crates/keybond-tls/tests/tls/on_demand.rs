@@ -7,12 +7,14 @@ use http_body_util::Full;
 use hyper::{Request, StatusCode};
 use keybond_keys::{HashAlgorithm, SignatureScheme};
 use keybond_tls::{ClientIdentity, Leg, RenegotiationRefusal, TlsConnector, TlsError, TlsVersion};
+use rustls::version::TLS13;
 use tokio::time::timeout;
 
 use crate::{
     apache::Apache,
     http::Http,
     pki::{CLIENT, Pki},
+    rustls_server::RustlsServer,
     store::{Mood, handled_key},
 };
 
@@ -244,4 +246,31 @@ async fn apache_under_tls_1_3_alone_is_refused_with_the_reason() {
         .map(drop)
         .unwrap_err();
     assert_eq!(error.code(), "tls_on_demand_unsupported", "{error}");
+}
+
+#[tokio::test]
+async fn a_server_of_tls_1_3_alone_is_refused_before_the_key_is_touched() {
+    let pki = Pki::new();
+    let server = RustlsServer::start(&pki, &TLS13).await;
+    let (key, hand) = handled_key(true, &SignatureScheme::ALL).await;
+    let connector = pki.connector();
+    let (connected, _) = tokio::join!(
+        async {
+            let (tcp, identity) = (server.dial().await, Some(pki.identity_of(key)));
+            let leg = Leg::OnDemand;
+            connector
+                .connect(tcp, "localhost", leg, identity)
+                .await
+                .map(drop)
+        },
+        server.accept(),
+    );
+    let error = connected.unwrap_err();
+    assert_eq!(error.code(), "tls_on_demand_unsupported", "{error}");
+    assert!(
+        error.to_string().contains("post-handshake authentication"),
+        "{error}"
+    );
+    assert_eq!(hand.entered(), 0);
+    assert!(!error.retryable());
 }

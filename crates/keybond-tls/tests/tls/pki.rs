@@ -3,12 +3,14 @@
 use std::{path::PathBuf, sync::Arc};
 
 use keybond_keys::{HeldKey, KeyProvider, MemoryStore};
-use keybond_tls::{ClientIdentity, S2nConnector, TrustRoots};
+use keybond_tls::{ClientIdentity, TrustRoots};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SubjectPublicKeyInfo,
 };
 use tempfile::TempDir;
+
+use crate::Connector;
 
 /// The name in every client certificate.
 pub(crate) const CLIENT: &str = "keybond test client";
@@ -63,8 +65,8 @@ impl Pki {
     }
 
     /// A connector that trusts this authority alone.
-    pub(crate) fn connector(&self) -> S2nConnector {
-        S2nConnector::new(&TrustRoots::from_pem(&self.ca_pem).unwrap()).unwrap()
+    pub(crate) fn connector(&self) -> Connector {
+        Connector::new(&TrustRoots::from_pem(&self.ca_pem).unwrap()).unwrap()
     }
 
     /// A client certificate (DER) of this authority for `key`.

@@ -151,18 +151,6 @@ async fn a_server_that_speaks_another_protocol_says_so_by_alert() {
 }
 
 #[tokio::test]
-async fn on_demand_a_server_of_tls_1_3_alone_is_refused_with_the_reason() {
-    let pki = Pki::new();
-    let server = RustlsServer::start(&pki, &TLS13).await;
-    let error = refused(&pki, &pki.connector(), &server, "localhost", Leg::OnDemand).await;
-    assert_eq!(error.code(), "tls_on_demand_unsupported", "{error}");
-    assert!(
-        error.to_string().contains("post-handshake authentication"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
 async fn a_host_that_is_none_is_refused_before_a_byte_is_sent() {
     let pki = Pki::new();
     let (tcp, mut peer) = socket_pair().await;
