@@ -28,7 +28,7 @@ use crate::{
     der::subject_public_key_info,
     error::{CngError, ErrorKind},
     mutex::last_error,
-    wide::{Wide, text},
+    wide::{Wide, c_text, text},
 };
 
 /// The open store.
@@ -308,19 +308,4 @@ fn delete_context(certificate: Certificate) -> Result<bool, CngError> {
 fn halves(word: u64) -> [u16; 4] {
     let bytes = word.to_le_bytes();
     [0, 2, 4, 6].map(|at| u16::from_le_bytes([bytes[at], bytes[at + 1]]))
-}
-
-/// # Safety
-/// `start` is null or points to UTF-16 that ends with NUL.
-unsafe fn c_text(start: *const u16) -> String {
-    if start.is_null() {
-        return String::new();
-    }
-    let mut len = 0;
-    // SAFETY: the caller promises a NUL at the end.
-    while unsafe { *start.add(len) } != 0 {
-        len += 1;
-    }
-    // SAFETY: all of these units were just read.
-    text(unsafe { slice::from_raw_parts(start, len) })
 }

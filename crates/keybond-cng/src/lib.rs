@@ -1,6 +1,7 @@
-//! Windows' key stores (CNG), the user's certificate store and named mutexes, safe on the outside.
+//! Windows' key stores (CNG), the user's certificate store, named mutexes, data protection (DPAPI) and access
+//! lists, safe on the outside.
 //!
-//! The calls exist on Windows only: `Provider`, `NewKey`, `Key`, `CertStore`, `NamedMutex`. What needs no
+//! The calls exist on Windows only: `Provider`, `NewKey`, `Key`, `CertStore`, `NamedMutex`, `protect`, `acl`. What needs no
 //! Windows is everywhere, so that the decisions built on it are tested everywhere: error codes with their
 //! meaning ([`Hresult`], [`CngError`]), the layout of key blobs ([`RsaPublic`]), fixed names ([`names`]) and
 //! the conventions shared with MSAL ([`msal`]).
@@ -33,9 +34,13 @@ pub mod msal;
 pub mod names;
 
 #[cfg(windows)]
+pub mod acl;
+#[cfg(windows)]
 mod certificates;
 #[cfg(windows)]
 mod claim;
+#[cfg(windows)]
+mod dpapi;
 #[cfg(windows)]
 mod key;
 #[cfg(windows)]
@@ -55,6 +60,8 @@ pub use error::{CngError, ErrorKind};
 pub use certificates::{CertStore, Certificate, KeyLink};
 #[cfg(windows)]
 pub use claim::{ClaimKind, claims_exported};
+#[cfg(windows)]
+pub use dpapi::{protect, unprotect};
 #[cfg(windows)]
 pub use key::{ExportOutcome, Hash, Key, NewKey, Padding};
 #[cfg(windows)]

@@ -43,6 +43,21 @@ pub(crate) fn text(units: &[u16]) -> String {
     String::from_utf16_lossy(&units[..end])
 }
 
+/// # Safety
+/// `start` is null or points to UTF-16 that ends with NUL.
+pub(crate) unsafe fn c_text(start: *const u16) -> String {
+    if start.is_null() {
+        return String::new();
+    }
+    let mut len = 0;
+    // SAFETY: the caller promises a NUL at the end.
+    while unsafe { *start.add(len) } != 0 {
+        len += 1;
+    }
+    // SAFETY: all of these units were just read.
+    text(unsafe { std::slice::from_raw_parts(start, len) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -197,3 +197,48 @@ fn errors_carry_call_code_and_kind() {
     );
     assert!(RsaPublic::from_blob(&[]).is_err());
 }
+
+#[test]
+fn protected_data_opens_for_its_purpose_only() {
+    let secret = b"a record of a certificate".as_slice();
+    let sealed = keybond_cng::protect(secret, b"purpose").unwrap();
+    assert!(!sealed.windows(8).any(|part| part == &secret[..8]));
+    assert_eq!(keybond_cng::unprotect(&sealed, b"purpose").unwrap(), secret);
+    assert!(keybond_cng::unprotect(&sealed, b"another purpose").is_err());
+    let mut changed = sealed;
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    assert!(keybond_cng::unprotect(&changed, b"purpose").is_err());
+    assert_eq!(
+        keybond_cng::unprotect(&keybond_cng::protect(b"", b"").unwrap(), b"").unwrap(),
+        b""
+    );
+}
+
+#[test]
+fn private_files_and_directories_let_no_stranger_in() {
+    use keybond_cng::acl;
+    use std::{
+        fs::{self, OpenOptions},
+        os::windows::fs::OpenOptionsExt as _,
+    };
+    let home = std::env::temp_dir().join(unique("acl"));
+    let dir = home.join("a").join("b");
+    acl::create_private_dir(&dir).unwrap();
+    acl::create_private_dir(&dir).unwrap();
+    let stranger = acl::stranger(&acl::open_directory(&dir).unwrap()).unwrap();
+    assert_eq!(stranger, None);
+
+    let path = dir.join("record");
+    const READ_AND_WRITE: u32 = 0x8000_0000 | 0x4000_0000;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .access_mode(READ_AND_WRITE | acl::PRIVATE_ACCESS)
+        .open(&path)
+        .unwrap();
+    acl::make_private(&file).unwrap();
+    assert_eq!(acl::stranger(&file).unwrap(), None);
+    drop(file);
+    fs::remove_dir_all(&home).unwrap();
+}
