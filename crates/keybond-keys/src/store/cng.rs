@@ -4,6 +4,7 @@
 //! 2. A key of this name is replaced only when there certainly is none that works: none was found, it cannot be
 //!    decrypted any more, or it was opened twice and failed to sign twice for a reason that does not pass.
 //!    Access denied, a service that is down, a sharing violation and the like are refusals, never a reason.
+//!    A key of ours that lives and is not RSA-2048 is replaced, too; one that others share is refused.
 //! 3. Keys are made under a named mutex, and looked for again with the mutex in hand.
 //! 4. A key that was made is opened again by name: if another process won meanwhile, its key is used.
 //! 5. Nothing is deleted through an old handle: Windows deletes by name, and the name may be another key's.
@@ -19,7 +20,7 @@ use keybond_cng::{CngError, ErrorKind, RsaPublic, names};
 
 use super::{ExportAttempt, KeyName, KeyProperties, StoredKey};
 use crate::{
-    public_key::PublicKey,
+    public_key::{PublicKey, RSA_BITS},
     refusal::{NativeCode, Reason, Unavailable},
     scheme::SignatureScheme,
     strength::StoreId,
@@ -71,6 +72,17 @@ pub(super) struct Rules {
     pub(super) describe: fn(&Described<'_>) -> Result<KeyProperties, CngError>,
     /// The remedy when Windows does not offer this tier.
     pub(super) how_to_get_it: &'static str,
+    /// What a key that does not sign any more has died of.
+    pub(super) dies_of: &'static str,
+}
+
+/// Where a key is kept, and who else knows the place.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) container: &'a str,
+    pub(super) mutex: &'a str,
+    /// Other programs of this user use the key.
+    pub(super) shared: bool,
 }
 
 /// A key to be described, with what its provider is made of.
@@ -119,17 +131,16 @@ impl CngStore {
         }
     }
 
-    pub(super) fn create(
-        &self,
-        container: &str,
-        mutex: &str,
-    ) -> Result<Box<dyn StoredKey>, Unavailable> {
+    pub(super) fn create(&self, place: Place<'_>) -> Result<Box<dyn StoredKey>, Unavailable> {
+        let Place {
+            container, mutex, ..
+        } = place;
         self.check_hardware()?;
         let mut made = None;
         let ran = self
             .backend
             .exclusively(mutex, MUTEX_WAIT, &mut || {
-                made = Some(self.find_or_make(container));
+                made = Some(self.find_or_make(place));
             })
             .map_err(|error| self.refusal(&error))?;
         match made {
@@ -159,10 +170,18 @@ impl CngStore {
     }
 
     /// With the mutex in hand.
-    fn find_or_make(&self, container: &str) -> Result<Box<dyn CngKey>, Unavailable> {
+    fn find_or_make(&self, place: Place<'_>) -> Result<Box<dyn CngKey>, Unavailable> {
+        let container = place.container;
         let replace = match self.look(container)? {
-            // Another process was faster.
-            Found::Alive(key) => return Ok(key),
+            Found::Alive(key) => match self.another_size(&*key)? {
+                // Another process was faster.
+                None => return Ok(key),
+                Some(bits) if place.shared => return Err(self.shared_and_of(bits, container)),
+                Some(bits) => {
+                    tracing::warn!(target: "keybond::keys", container, bits, "a key of another size is replaced");
+                    true
+                }
+            },
             Found::Vacant => false,
             Found::Dead(cause, _) => {
                 tracing::warn!(target: "keybond::keys", container, %cause, "a dead key is replaced");
@@ -314,10 +333,7 @@ impl CngStore {
                 Reason::TooWeak,
                 format!("there is a key {container} and {detail}"),
             )
-            .with_remedy(format!(
-                "If nobody needs the key, delete it (`certutil -user -csp \"{}\" -delkey {container}`), or use another key name.",
-                names::SOFTWARE_PROVIDER
-            ))
+            .with_remedy(how_to_delete(container))
         })
     }
 
@@ -344,6 +360,20 @@ impl CngStore {
         }
     }
 
+    /// How many bits the key has, if not those that keybond's keys have.
+    fn another_size(&self, key: &dyn CngKey) -> Result<Option<usize>, Unavailable> {
+        let bits = self.public(key)?.modulus.len() * 8;
+        Ok((bits != RSA_BITS).then_some(bits))
+    }
+
+    fn shared_and_of(&self, bits: usize, container: &str) -> Unavailable {
+        let detail = format!(
+            "the key {container}, which other programs of this user share, has {bits} bits"
+        );
+        Unavailable::new(self.rules.store, Reason::TooWeak, detail)
+            .with_remedy(how_to_delete(container))
+    }
+
     fn public(&self, key: &dyn CngKey) -> Result<RsaPublic, Unavailable> {
         key.public_key().map_err(|error| self.refusal(&error))
     }
@@ -364,11 +394,7 @@ impl CngStore {
     }
 
     fn dead(&self, error: &CngError) -> Unavailable {
-        self.refuse(
-            Reason::Dead,
-            "the key is there but cannot be used any more",
-            error,
-        )
+        self.refuse(Reason::Dead, self.rules.dies_of, error)
     }
 
     /// An error of a create call: what is not supported there is the tier itself.
@@ -469,6 +495,13 @@ impl StoredKey for CngStoredKey {
     fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {
         Ok(self.key().attempt_export())
     }
+}
+
+fn how_to_delete(container: &str) -> String {
+    format!(
+        "If nobody needs the key, delete it (`certutil -user -csp \"{}\" -delkey {container}`), or use another key name.",
+        names::SOFTWARE_PROVIDER
+    )
 }
 
 /// Our name for a key, where no other is agreed on.

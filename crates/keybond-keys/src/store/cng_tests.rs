@@ -81,6 +81,7 @@ struct FakeKey {
     isolated: bool,
     boot: u32,
     tpm: bool,
+    half_size: bool,
 }
 
 struct Handle {
@@ -143,6 +144,15 @@ impl Machine {
         self.0.lock().unwrap().done.clone()
     }
 
+    /// A living isolated key of RSA-1024.
+    fn plant_small(&self, name: &str) {
+        let key = FakeKey {
+            half_size: true,
+            ..Arc::into_inner(new_key(true, 0, false)).unwrap()
+        };
+        self.change(|state| drop(state.keys.insert(name.to_owned(), Arc::new(key))));
+    }
+
     fn plant(&self, name: &str, isolated: bool, boot: u32, tpm: bool) {
         let key = new_key(isolated, boot, tpm);
         self.change(|state| drop(state.keys.insert(name.to_owned(), key)));
@@ -170,6 +180,7 @@ fn new_key(isolated: bool, boot: u32, tpm: bool) -> Arc<FakeKey> {
         isolated,
         boot,
         tpm,
+        half_size: false,
     })
 }
 
@@ -252,8 +263,12 @@ impl CngKey for Handle {
     fn public_key(&self) -> Result<RsaPublic, CngError> {
         let spki = self.key.pair.public_key().unwrap();
         let key = PublicKey::from_spki_der(&spki).unwrap();
+        let mut modulus = key.modulus().to_vec();
+        if self.key.half_size {
+            modulus.truncate(128);
+        }
         Ok(RsaPublic {
-            modulus: key.modulus().to_vec(),
+            modulus,
             exponent: key.exponent().to_vec(),
         })
     }
@@ -437,6 +452,48 @@ async fn a_living_key_of_our_name_that_is_weaker_is_left_alone() {
     assert!(refusal.remedy.contains("certutil"), "{refusal:?}");
     assert!(machine.keyguard().create(&default()).is_err());
     assert!(machine.done().is_empty());
+}
+
+#[tokio::test]
+async fn a_key_of_another_size_is_made_anew_if_ours_and_refused_if_shared() {
+    let machine = Machine::with_vbs();
+    machine.plant_small(OURS);
+    let key = process(machine.keyguard()).await.unwrap();
+    assert_eq!(key.public_key().bits(), 2048);
+    assert_eq!(machine.done(), [format!("replace {OURS}")]);
+
+    let machine = Machine::with_vbs();
+    machine.plant_small("KeyGuardRSAKey");
+    let refusal = process(machine.shared(KeyGuardSharing::Msal))
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.reason, Reason::TooWeak);
+    assert!(refusal.detail.contains("1024 bits"), "{refusal}");
+    assert!(refusal.remedy.contains("certutil"));
+    assert!(machine.done().is_empty());
+}
+
+#[tokio::test]
+async fn the_event_says_that_a_boot_ended_the_key() {
+    use crate::KeyEvent;
+    for fails_at_open in [false, true] {
+        let machine = Machine::with_vbs();
+        let before = process(machine.keyguard()).await.unwrap();
+        machine.change(|state| (state.boot, state.fails_at_open) = (1, fails_at_open));
+        let provider = KeyProvider::builder().store(machine.keyguard()).build();
+        let mut events = provider.events();
+        let after = provider.get_or_create_key().await.unwrap();
+        let Some(KeyEvent::Replaced {
+            from, to, cause, ..
+        }) = events.next().await
+        else {
+            panic!("it was not replaced");
+        };
+        // A key that does not open cannot be told.
+        assert_eq!(from, (!fails_at_open).then(|| before.id()));
+        assert_eq!(to, after.id());
+        assert!(cause.contains("per_boot"), "{cause}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use keybond_cng::{CngError, msal, names};
 
 use super::{
     Isolation, KeyName, KeyProperties, KeyStore, Origin, StoredKey,
-    cng::{self, Backend, CngStore, Described, Rules},
+    cng::{self, Backend, CngStore, Described, Place, Rules},
 };
 use crate::{
     refusal::{Reason, Unavailable},
@@ -20,6 +20,7 @@ const RULES: Rules = Rules {
     describe,
     how_to_get_it: "Turn on virtualization-based security with Credential Guard (on Azure: a Trusted Launch \
                     or confidential VM) on Windows Server 2022, Windows 11 or later.",
+    dies_of: "per_boot: the key was made in an earlier boot and cannot be used any more",
 };
 
 /// Who else uses the key.
@@ -84,7 +85,11 @@ impl KeyStore for KeyGuardStore {
 
     fn create(&self, name: &KeyName) -> Result<Box<dyn StoredKey>, Unavailable> {
         let container = self.container(name);
-        self.inner.create(&container, &self.mutex(&container))
+        self.inner.create(Place {
+            container: &container,
+            mutex: &self.mutex(&container),
+            shared: self.sharing == KeyGuardSharing::Msal,
+        })
     }
 
     fn delete(&self, name: &KeyName) -> Result<bool, Unavailable> {

@@ -4,7 +4,7 @@ use keybond_cng::{CngError, names};
 
 use super::{
     Isolation, KeyName, KeyProperties, KeyStore, Origin, StoredKey,
-    cng::{self, Backend, CngStore, Described, Rules},
+    cng::{self, Backend, CngStore, Described, Place, Rules},
 };
 use crate::{refusal::Unavailable, scheme::SignatureScheme, strength::StoreId};
 
@@ -17,6 +17,7 @@ const RULES: Rules = Rules {
     needs_hardware: true,
     describe,
     how_to_get_it: "Turn on the TPM 2.0 in firmware, or give the VM a virtual TPM (on Azure: Trusted Launch).",
+    dies_of: "the key is there and does not sign any more; the TPM may have been cleared",
 };
 
 /// Makes and opens RSA-2048 keys of the current user in the TPM.
@@ -58,7 +59,11 @@ impl KeyStore for PlatformStore {
 
     fn create(&self, name: &KeyName) -> Result<Box<dyn StoredKey>, Unavailable> {
         let container = self.container(name);
-        self.0.create(&container, &cng::mutex(&container))
+        self.0.create(Place {
+            container: &container,
+            mutex: &cng::mutex(&container),
+            shared: false,
+        })
     }
 
     fn delete(&self, name: &KeyName) -> Result<bool, Unavailable> {
