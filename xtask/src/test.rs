@@ -1,6 +1,6 @@
 //! The test command and the demo.
 
-use std::{path::Path, process::Command, time::Instant};
+use std::{ops::AddAssign, path::Path, process::Command, time::Instant};
 
 use keybond_testkit::Swtpm;
 
@@ -9,6 +9,7 @@ use crate::{
     fuzz,
     run::{Failure, follow, root, run, run_with},
     setup,
+    windows::windows,
 };
 
 /// `cargo xtask demo`: builds the command line and runs its demo; with `--tpm swtpm` the key is in a software
@@ -72,6 +73,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         |line| totals.read(line),
     )?;
     let fuzzed = fuzz::fuzz(&[]);
+    let windows = windows().map(|beds| totals += beds);
     let readme = readme_commands();
     let ended = started.elapsed().as_secs();
     println!("\nall stages: {} min {} s", ended / 60, ended % 60);
@@ -80,6 +82,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         totals.passed, totals.failed, totals.ignored
     );
     fuzzed?;
+    windows?;
     readme?;
     if !passed || totals.failed > 0 {
         return Err("tests failed".into());
@@ -96,6 +99,14 @@ pub(crate) struct Totals {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) ignored: u64,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, others: Self) {
+        self.passed += others.passed;
+        self.failed += others.failed;
+        self.ignored += others.ignored;
+    }
 }
 
 impl Totals {
@@ -183,5 +194,8 @@ mod tests {
         totals
             .read("test result: FAILED. 1 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
         assert_eq!((totals.passed, totals.failed, totals.ignored), (12, 3, 2));
+        let mut all = Totals::default();
+        all += totals;
+        assert_eq!((all.passed, all.failed, all.ignored), (12, 3, 2));
     }
 }

@@ -75,11 +75,11 @@ pub(crate) fn directory() -> PathBuf {
     directory
 }
 
-/// Writes down that `call` was made, one line each, for tests that count.
-pub(crate) fn record(call: &str, what: &str) {
-    let log = directory().join("calls");
+/// Adds a line to `log`, for tests that count: what was done to keys (`calls`), what was signed (`signatures`).
+pub(crate) fn record(log: &str, line: &str) {
+    let log = directory().join(log);
     if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(log) {
         // Nobody to tell; a test that counts will see that the line is missing.
-        let _ = writeln!(log, "{call} {what}");
+        let _ = writeln!(log, "{line}");
     }
 }

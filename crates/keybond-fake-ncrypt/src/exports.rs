@@ -94,7 +94,7 @@ pub unsafe extern "system" fn NCryptCreatePersistedKey(
         if taken && flags & NCRYPT_OVERWRITE_KEY_FLAG == 0 {
             return Err(NTE_EXISTS);
         }
-        let boot = config.number("boot").unwrap_or(1);
+        let boot = Key::epoch(provider.tpm, &config);
         let key = Key::new(provider.tpm, name, flags, boot);
         // SAFETY: see the top of this file.
         unsafe { *out = Box::into_raw(Box::new(key)) as usize };
@@ -145,7 +145,8 @@ pub unsafe extern "system" fn NCryptFinalizeKey(handle: usize, _flags: u32) -> i
         }
         key.pair = Some(KeyPair::generate(key.properties["Length"])?);
         key.save()?;
-        record("finalize", key.name.as_deref().unwrap_or("(ephemeral)"));
+        let name = key.name.as_deref().unwrap_or("(ephemeral)");
+        record("calls", &format!("finalize {name}"));
         Ok(())
     })())
 }
@@ -246,6 +247,15 @@ pub unsafe extern "system" fn NCryptSignHash(
         if key.stale(&config) {
             return Err(NTE_BAD_KEY_STATE);
         }
+        if !out.is_null() {
+            let padding = if flags & BCRYPT_PAD_PSS != 0 {
+                "PSS"
+            } else {
+                "PKCS1"
+            };
+            let name = key.name.as_deref().unwrap_or("(ephemeral)");
+            record("signatures", &format!("{padding} {name}"));
+        }
         let mut pss = BCRYPT_PSS_PADDING_INFO {
             pszAlgId: ptr::null(),
             cbSalt: 0,
@@ -319,7 +329,7 @@ pub unsafe extern "system" fn NCryptDeleteKey(handle: usize, _flags: u32) -> i32
         if let Some(name) = &key.name {
             // By name, as Windows does it, whatever key is under that name by now.
             std::fs::remove_file(file(key.tpm, name)).map_err(|_| NTE_BAD_KEYSET)?;
-            record("delete", name);
+            record("calls", &format!("delete {name}"));
         }
         // SAFETY: the handle was shown to be a key.
         unsafe { free(handle) };

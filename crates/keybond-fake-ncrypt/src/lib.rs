@@ -10,6 +10,7 @@
 //! tpm=on                       it has a TPM, reached through the Platform Crypto Provider
 //! boot=2                       per-boot keys of other boots no longer work …
 //! stale=open | sign            … and fail when they are opened (0x8009003A), or only when they sign
+//! tpm-seed=2                   the TPM was cleared: keys of other seeds open and do not sign
 //! salt=1                       the TPM's PSS salt: 1 = maximal, 2 = as long as the hash
 //! salt-told=off                … and the key does not say so
 //! virtual-iso=0                lies: the property that a VBS key reads back

@@ -77,9 +77,15 @@ impl Key {
         self.flags & NCRYPT_USE_PER_BOOT_KEY_FLAG != 0
     }
 
-    /// Whether the key was sealed to another boot.
+    /// Whether the key was sealed to another boot, or made before the TPM was cleared.
     pub(crate) fn stale(&self, config: &Config) -> bool {
-        self.per_boot() && self.boot != config.number("boot").unwrap_or(1)
+        (self.per_boot() || self.tpm) && self.boot != Self::epoch(self.tpm, config)
+    }
+
+    /// What new keys die with.
+    pub(crate) fn epoch(tpm: bool, config: &Config) -> u32 {
+        let epoch = if tpm { "tpm-seed" } else { "boot" };
+        config.number(epoch).unwrap_or(1)
     }
 
     /// Writes the key as a whole, in place of what was there: the last one to finalise wins.

@@ -9,7 +9,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -18,51 +17,7 @@ use keybond_keys::{
     KeyEvent, KeyGuardSharing, KeyGuardStore, KeyName, KeyProvider, KeyStore as _, MemoryStore,
     Outcome, PlatformStore, PublicKey, Reason, SignatureScheme, StoreId, Strength,
 };
-
-/// Tests change the machine; one at a time.
-static MACHINE: Mutex<()> = Mutex::new(());
-
-/// The fake machine: its directory, emptied.
-struct Machine {
-    directory: PathBuf,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Machine {
-    fn new(config: &str) -> Self {
-        let turn = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-        let directory = PathBuf::from(
-            std::env::var_os("KEYBOND_FAKE_NCRYPT").expect("set by `cargo xtask windows`"),
-        );
-        fs::create_dir_all(&directory).unwrap();
-        for entry in fs::read_dir(&directory).unwrap() {
-            fs::remove_file(entry.unwrap().path()).unwrap();
-        }
-        let machine = Self {
-            directory,
-            _turn: turn,
-        };
-        machine.becomes(config);
-        machine
-    }
-
-    fn becomes(&self, config: &str) {
-        // As a whole, since other processes read it.
-        let new = self.directory.join("config.new");
-        fs::write(&new, config.replace(' ', "\n")).unwrap();
-        fs::rename(new, self.directory.join("config")).unwrap();
-    }
-
-    /// What was done to keys, in order.
-    fn calls(&self) -> Vec<String> {
-        let log = fs::read_to_string(self.directory.join("calls")).unwrap_or_default();
-        log.lines().map(ToOwned::to_owned).collect()
-    }
-
-    fn forget_calls(&self) {
-        fs::remove_file(self.directory.join("calls")).unwrap();
-    }
-}
+use keybond_testkit::FakeNcrypt;
 
 fn provider() -> KeyProvider {
     shared(KeyGuardSharing::Own)
@@ -139,7 +94,7 @@ async fn get() -> (String, std::sync::Arc<keybond_keys::HeldKey>) {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn keyguard_then_the_tpm_then_memory() {
-    let machine = Machine::new("vbs=on tpm=on");
+    let machine = FakeNcrypt::new("vbs=on tpm=on");
     let expected = [
         ("vbs=on tpm=on", StoreId::KeyGuard, Strength::KeyGuard),
         ("vbs=off tpm=on", StoreId::Platform, Strength::Hardware),
@@ -171,7 +126,7 @@ async fn keyguard_then_the_tpm_then_memory() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn evidence_is_read_back_and_a_lie_about_isolation_is_seen() {
-    let machine = Machine::new("vbs=on");
+    let machine = FakeNcrypt::new("vbs=on");
     let (_, key) = get().await;
     let evidence = key.evidence();
     assert_eq!(evidence.properties.exportable, Some(false));
@@ -183,7 +138,7 @@ async fn evidence_is_read_back_and_a_lie_about_isolation_is_seen() {
 
     let machine = {
         drop(machine);
-        Machine::new("vbs=on virtual-iso=0")
+        FakeNcrypt::new("vbs=on virtual-iso=0")
     };
     let (_, key) = get().await;
     assert_eq!(key.store(), StoreId::Memory, "{}", key.decision());
@@ -201,7 +156,7 @@ async fn other_processes_open_the_same_key() {
         return;
     }
     for config in ["vbs=on", "tpm=on"] {
-        let machine = Machine::new(config);
+        let machine = FakeNcrypt::new(config);
         let (first, _) = get().await;
         assert_eq!(told(spawn("own", None)), first);
         assert_eq!(machine.calls(), ["finalize keybond-default"]);
@@ -212,8 +167,8 @@ async fn other_processes_open_the_same_key() {
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn many_processes_at_once_make_one_key() {
     for sharing in ["own", "msal"] {
-        let machine = Machine::new("vbs=on");
-        let start = machine.directory.join("start");
+        let machine = FakeNcrypt::new("vbs=on");
+        let start = machine.directory().join("start");
         let children: Vec<_> = (0..4).map(|_| spawn(sharing, Some(&start))).collect();
         fs::write(&start, "").unwrap();
         let mut answers: Vec<_> = children.into_iter().map(told).collect();
@@ -230,7 +185,7 @@ async fn after_a_reboot_two_processes_agree_on_one_new_key() {
     // The key opens and does not sign; or it does not open any more. Shared with MSAL, or our own.
     for stale in ["sign", "open"] {
         for (sharing, name) in [("own", "keybond-default"), ("msal", "KeyGuardRSAKey")] {
-            let machine = Machine::new("vbs=on boot=1");
+            let machine = FakeNcrypt::new("vbs=on boot=1");
             let before = told(spawn(sharing, None));
             // Somebody else's per-boot key, of this boot or not, is none of our business.
             let others = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
@@ -262,7 +217,7 @@ async fn after_a_reboot_two_processes_agree_on_one_new_key() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn a_long_lived_process_is_told_that_its_key_died_and_gets_the_new_one() {
-    let machine = Machine::new("vbs=on boot=1");
+    let machine = FakeNcrypt::new("vbs=on boot=1");
     let provider = provider();
     let key = provider.get_or_create_key().await.unwrap();
     let mut events = provider.events();
@@ -290,7 +245,7 @@ async fn refusals_never_cost_a_key() {
     ];
     for call in ["NCryptOpenKey", "NCryptSignHash"] {
         for code in codes {
-            let machine = Machine::new("vbs=on");
+            let machine = FakeNcrypt::new("vbs=on");
             let (first, _) = get().await;
             machine.becomes(&format!("vbs=on fail.{call}={code}"));
             let (_, meanwhile) = get().await;
@@ -314,7 +269,7 @@ async fn refusals_never_cost_a_key() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn a_sharing_violation_that_passes_is_waited_out() {
-    let machine = Machine::new("vbs=on");
+    let machine = FakeNcrypt::new("vbs=on");
     let (first, _) = get().await;
     machine.becomes("vbs=on fail.NCryptOpenKey=80070020*2");
     let (again, key) = get().await;
@@ -325,7 +280,7 @@ async fn a_sharing_violation_that_passes_is_waited_out() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn an_old_chip_signs_pkcs1_only() {
-    let machine = Machine::new("tpm=on salt=1");
+    let machine = FakeNcrypt::new("tpm=on salt=1");
     let (_, key) = get().await;
     assert_eq!(key.store(), StoreId::Platform);
     assert!(!key.supports(SignatureScheme::RsaPssSha256));
@@ -340,7 +295,7 @@ async fn an_old_chip_signs_pkcs1_only() {
 #[test]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 fn names_are_taken_once_and_deleted_keys_are_gone() {
-    let machine = Machine::new("vbs=on");
+    let machine = FakeNcrypt::new("vbs=on");
     let provider = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
     let make = |flags| {
         let new = provider.begin_key(Some("Taken ü"), flags)?;
@@ -374,7 +329,7 @@ fn names_are_taken_once_and_deleted_keys_are_gone() {
 #[test]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 fn probes_make_no_key() {
-    let machine = Machine::new("vbs=on tpm=on");
+    let machine = FakeNcrypt::new("vbs=on tpm=on");
     let keyguard = KeyGuardStore::new(KeyGuardSharing::Own);
     let platform = PlatformStore::new();
     keyguard.probe().unwrap();
@@ -394,7 +349,7 @@ fn probes_make_no_key() {
 #[test]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 fn a_claim_is_given_for_an_isolated_key_only() {
-    let _machine = Machine::new("vbs=on");
+    let _machine = FakeNcrypt::new("vbs=on");
     assert!(claims_exported());
     let provider = Provider::open(names::SOFTWARE_PROVIDER).unwrap();
     let isolated = provider
@@ -413,7 +368,7 @@ fn a_claim_is_given_for_an_isolated_key_only() {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn our_own_key_is_deleted_once_and_msals_never() {
-    let machine = Machine::new("vbs=on");
+    let machine = FakeNcrypt::new("vbs=on");
     let provider = provider();
     provider.get_or_create_key().await.unwrap();
     assert!(provider.delete_key().await.unwrap());
@@ -446,7 +401,7 @@ fn certificate(subject: &str, key: &[u8]) -> Vec<u8> {
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 async fn only_the_certificates_of_the_key_that_died_go() {
-    let machine = Machine::new("vbs=on boot=1");
+    let machine = FakeNcrypt::new("vbs=on boot=1");
     let (_, dead) = get().await;
     let alive = KeyProvider::in_memory().get_or_create_key().await.unwrap();
     let of_dead = certificate("of the dead key", dead.public_key().spki_der());

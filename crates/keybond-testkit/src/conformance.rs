@@ -10,7 +10,7 @@
 //! ```
 
 mod checks;
-mod openssl;
+mod verify;
 
 use std::{
     fmt,
@@ -36,6 +36,9 @@ pub enum Hurt {
     ForeignDevice,
     /// A process that creates the key is killed.
     KilledCreation,
+    /// The key no longer signs. For stores that other programs share, which hand out a key that lives rather
+    /// than replace it.
+    DeadKey,
 }
 
 impl<'a> Subject<'a> {

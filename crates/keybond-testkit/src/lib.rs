@@ -2,8 +2,10 @@
 //!
 //! [`stores`] are key stores that do as a test says: refuse, lie, hang, die. On Linux there are devices, too:
 //! `Swtpm` is a software TPM of a test's own, `Shim` sits between a client and a TPM and misbehaves on demand,
-//! `Tpmrm0` is what the kernel's resource manager is, for many processes, `Device` a plain device file, and `Apache` a server that asks for client certificates late. A
-//! bed that cannot be had is an error with the command that installs it, never a skipped test.
+//! `Tpmrm0` is what the kernel's resource manager is, for many processes, `Device` a plain device file, and
+//! `Apache` a server that asks for client certificates late. On Windows `FakeNcrypt` is the machine behind the
+//! fake `ncrypt.dll`. A bed that cannot be had is an error with the command that installs it, never a skipped
+//! test.
 #![forbid(unsafe_code)]
 
 pub mod conformance;
@@ -13,6 +15,8 @@ pub mod stores;
 mod apache;
 #[cfg(target_os = "linux")]
 mod device;
+#[cfg(windows)]
+mod fake_ncrypt;
 #[cfg(target_os = "linux")]
 mod shim;
 #[cfg(target_os = "linux")]
@@ -26,6 +30,8 @@ mod tpmrm0;
 pub use apache::{Apache, Site};
 #[cfg(target_os = "linux")]
 pub use device::Device;
+#[cfg(windows)]
+pub use fake_ncrypt::FakeNcrypt;
 #[cfg(target_os = "linux")]
 pub use shim::{Action, Shim, old_pss, response_code};
 #[cfg(target_os = "linux")]

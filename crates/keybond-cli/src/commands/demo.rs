@@ -78,8 +78,13 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
     };
 
     let legs = Arc::new(Mutex::new(Vec::new()));
-    let (honest, key, making) = client(
-        &keys("honest"),
+    let Made {
+        client: honest,
+        key,
+        making,
+        keys: honest_keys,
+    } = client(
+        &keys("demo-honest"),
         &emulator,
         &connector,
         Identity::SystemAssigned,
@@ -131,8 +136,13 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
         user_assigned.ok_or_else(|| failed("the emulator has no user-assigned identity"))?;
     let user_assigned = Identity::client_id(&user_assigned.client_id)
         .map_err(|error| failed(&error.to_string()))?;
-    let (other, _, making_other) = client(
-        &keys("other"),
+    let Made {
+        client: other,
+        making: making_other,
+        keys: other_keys,
+        ..
+    } = client(
+        &keys("demo-other"),
         &emulator,
         &connector,
         user_assigned,
@@ -210,6 +220,12 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
         }))?;
     }
     emulator.shutdown().await;
+    // A device keeps keys that nobody deletes.
+    for keys in [honest_keys, other_keys] {
+        if let Err(error) = keys.delete_key().await {
+            tracing::warn!(%error, "a key of the demo may be left behind");
+        }
+    }
     if good {
         Ok(ExitCode::SUCCESS)
     } else {
@@ -218,13 +234,20 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
 }
 
 /// A client of the emulator, its key, and how long the key took.
+struct Made {
+    client: ManagedIdentity,
+    key: Arc<HeldKey>,
+    making: Duration,
+    keys: KeyProvider,
+}
+
 async fn client(
     keys: &KeyArgs,
     emulator: &Emulator,
     connector: &Arc<dyn TlsConnector>,
     identity: Identity,
     legs: &Arc<Mutex<Vec<LegReport>>>,
-) -> Result<(ManagedIdentity, Arc<HeldKey>, Duration), Failure> {
+) -> Result<Made, Failure> {
     let provider: KeyProvider = session::key_provider(keys)?;
     let started = Instant::now();
     let key = provider.get_or_create_key().await?;
@@ -232,7 +255,7 @@ async fn client(
     let legs = Arc::clone(legs);
     let client = ManagedIdentity::builder()
         .identity(identity)
-        .key_provider(provider)
+        .key_provider(provider.clone())
         .tls(Arc::clone(connector))
         .environment(Arc::new(EmulatorEnvironment(emulator.env())))
         .on_leg(Arc::new(move |report: &LegReport| {
@@ -241,7 +264,12 @@ async fn client(
                 .push(report.clone());
         }))
         .build()?;
-    Ok((client, key, making))
+    Ok(Made {
+        client,
+        key,
+        making,
+        keys: provider,
+    })
 }
 
 /// The variables that point a client at the emulator, and no others.

@@ -8,7 +8,7 @@ use keybond_keys::{
 
 use super::{
     Hurt, Outcome, Subject,
-    openssl::{public_key, text, told, verify},
+    verify::{public_key, text, told, verify},
 };
 
 type Answer = Result<Outcome, String>;
@@ -231,6 +231,7 @@ fn serves_many_threads(subject: &Subject<'_>) -> Answer {
 fn replaces(subject: &Subject<'_>) -> Answer {
     let store = fresh(subject)?;
     let one = create(&*store)?.public_key().map_err(text)?;
+    subject.hurt(Hurt::DeadKey);
     let two = create(&*store)?.public_key().map_err(text)?;
     ensure(one != two, "the old key was handed out as a new one")?;
     if store.outlives_process() {

@@ -1,10 +1,47 @@
-//! Verification by the `openssl` command: a library that shares no code with any store.
+//! Verification by a library that shares no code with any store: the `openssl` command; on Windows, which has
+//! none, aws-lc (the stores there sign by the system's own cryptography).
 
+#[cfg(not(windows))]
 use std::{fs, process::Command};
 
 use keybond_keys::{KeyError, PublicKey, SignatureScheme};
 
 /// Verifies strictly: PSS with a salt as long as the hash and no other.
+#[cfg(windows)]
+pub(super) fn verify(
+    spki: &[u8],
+    scheme: SignatureScheme,
+    digest: &[u8],
+    signature: &[u8],
+) -> Result<(), String> {
+    use aws_lc_rs::{digest, signature as by};
+    let (hash, pss, pkcs1) = match digest.len() {
+        32 => (
+            &digest::SHA256,
+            &by::RSA_PSS_2048_8192_SHA256,
+            &by::RSA_PKCS1_2048_8192_SHA256,
+        ),
+        48 => (
+            &digest::SHA384,
+            &by::RSA_PSS_2048_8192_SHA384,
+            &by::RSA_PKCS1_2048_8192_SHA384,
+        ),
+        64 => (
+            &digest::SHA512,
+            &by::RSA_PSS_2048_8192_SHA512,
+            &by::RSA_PKCS1_2048_8192_SHA512,
+        ),
+        other => return Err(format!("a digest of {other} bytes")),
+    };
+    let algorithm = if scheme.is_pss() { pss } else { pkcs1 };
+    let digest = digest::Digest::import_less_safe(digest, hash).map_err(text)?;
+    by::UnparsedPublicKey::new(algorithm, spki)
+        .verify_digest(&digest, signature)
+        .map_err(|_| format!("aws-lc does not verify {scheme}"))
+}
+
+/// Verifies strictly: PSS with a salt as long as the hash and no other.
+#[cfg(not(windows))]
 pub(super) fn verify(
     spki: &[u8],
     scheme: SignatureScheme,
