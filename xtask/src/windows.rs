@@ -95,6 +95,7 @@ pub(crate) fn windows() -> Result<Totals, Failure> {
 
     let mut all = Totals::default();
     let mut beds = Vec::new();
+    let mut failures = Vec::new();
     let machine = work.join("fake");
     for (bed, ncrypt, arguments) in BEDS {
         machine_with_everything(&machine)
@@ -106,12 +107,15 @@ pub(crate) fn windows() -> Result<Totals, Failure> {
             totals.read(line);
         })?;
         if !passed || totals.failed > 0 || totals.passed == 0 {
-            return Err(format!("the tests {bed} failed"));
+            failures.push(format!("the tests {bed} failed"));
         }
         beds.push(format!("{:4} {bed}", totals.passed));
         all += totals;
     }
     drop(wine);
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
+    }
 
     println!("\nWindows, verified by");
     println!(
@@ -165,12 +169,22 @@ const BEDS: &[(&str, Ncrypt, &[&str])] = &[
     (
         "under Wine with the fake ncrypt.dll",
         Ncrypt::Fake,
-        &["--test", "fake", "--", "--ignored"],
+        &["--test", "fake", "--test", "conformance", "--", "--ignored"],
     ),
     (
         "meant for real machines, tried over the fake ncrypt.dll",
         Ncrypt::Fake,
-        &["--test", "real", "--", "--ignored"],
+        // Wine has no icacls that changes anything, and its data protection sees some changes only.
+        &[
+            "--test",
+            "real",
+            "--",
+            "--ignored",
+            "--skip",
+            "access_lists",
+            "--skip",
+            "protected_data_that_was_changed",
+        ],
     ),
 ];
 

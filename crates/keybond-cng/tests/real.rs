@@ -11,8 +11,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use keybond_cng::{
-    ClaimKind, CngError, ErrorKind, ExportOutcome, Hash, Key, Padding, Provider, claims_exported,
-    names,
+    ClaimKind, CngError, ErrorKind, ExportOutcome, Hash, Key, Padding, Provider, acl,
+    claims_exported, names,
 };
 
 /// A key that is deleted when the test ends, however it ends.
@@ -95,6 +95,37 @@ fn names_of_software_keys() {
 
     let bogus = Provider::open("keybond: no such provider").err().unwrap();
     println!("open of an unknown provider: {bogus}");
+}
+
+/// Protected data that was changed anywhere does not open (Wine lets some changes pass).
+#[test]
+#[ignore = "needs real Windows"]
+fn protected_data_that_was_changed() {
+    let sealed = keybond_cng::protect(b"a record", b"purpose").unwrap();
+    for at in 0..sealed.len() {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        let opened = keybond_cng::unprotect(&changed, b"purpose");
+        assert!(opened.is_err(), "byte {at} of {}", sealed.len());
+    }
+}
+
+/// A new directory of the user's own lets no stranger in, and one that everybody may read is told as such.
+#[test]
+#[ignore = "needs real Windows"]
+fn access_lists() {
+    let home = std::env::temp_dir().join(format!("keybond-test-acl-{}", std::process::id()));
+    acl::create_private_dir(&home).unwrap();
+    let stranger = || acl::stranger(&acl::open_directory(&home).unwrap()).unwrap();
+    assert_eq!(stranger(), None);
+    let granted = std::process::Command::new("icacls")
+        .arg(&home)
+        .args(["/grant", "*S-1-1-0:R"])
+        .output()
+        .unwrap();
+    println!("icacls: {}", granted.status);
+    assert!(stranger().is_some_and(|who| who.contains("S-1-1-0")));
+    std::fs::remove_dir_all(&home).unwrap();
 }
 
 /// KeyGuard: isolation and boot are read back, the key signs PSS and stays inside.

@@ -70,13 +70,13 @@ fn conforms(
             machine.becomes(&format!("{config} {epoch}={next}"));
         })
         .with(Hurt::KilledCreation, || {
-            let status = Command::new(std::env::current_exe().unwrap())
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command
                 .args(["--ignored", "--exact", name])
                 .env(KILLED, provider)
-                .stdout(Stdio::null())
-                .status()
-                .unwrap();
-            assert_eq!(status.code(), Some(DIED));
+                .stdout(Stdio::null());
+            let mut child = keybond_testkit::spawn(&mut command).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(DIED));
         });
     let report = examine(&subject);
     println!("{report}");

@@ -69,7 +69,8 @@ impl StateDir {
                 "it is not a directory (symbolic links are not followed)",
             ));
         }
-        platform::check_private(&metadata).map_err(|problem| not_trusted(&path, &problem))?;
+        platform::check_private_dir(&path, &metadata)
+            .map_err(|problem| not_trusted(&path, &problem))?;
         Ok(Self(path))
     }
 
@@ -107,7 +108,8 @@ impl StateDir {
         if !metadata.is_file() {
             return Err(not_trusted(&path, "it is not a regular file"));
         }
-        platform::check_private(&metadata).map_err(|problem| not_trusted(&path, &problem))?;
+        platform::check_private(&file, &metadata)
+            .map_err(|problem| not_trusted(&path, &problem))?;
         let mut content = Vec::new();
         file.take(MAX_FILE + 1)
             .read_to_end(&mut content)
@@ -140,6 +142,7 @@ impl StateDir {
                 OpenOptions::new().write(true).create_new(true),
                 &temporary,
             )?;
+            platform::make_private(&file)?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&temporary, &path)?;
@@ -265,7 +268,21 @@ mod platform {
         error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
     }
 
-    pub(super) fn check_private(metadata: &Metadata) -> Result<(), String> {
+    /// The mode it is made with says it already.
+    #[expect(clippy::unnecessary_wraps, reason = "it can fail on Windows")]
+    pub(super) fn make_private(_file: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn check_private_dir(_path: &Path, metadata: &Metadata) -> Result<(), String> {
+        private(metadata)
+    }
+
+    pub(super) fn check_private(_file: &File, metadata: &Metadata) -> Result<(), String> {
+        private(metadata)
+    }
+
+    fn private(metadata: &Metadata) -> Result<(), String> {
         let me = rustix::process::geteuid().as_raw();
         if metadata.uid() != me {
             return Err(format!(
@@ -288,33 +305,66 @@ mod platform {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 mod platform {
-    //! Elsewhere the directory lies in the user's profile, whose access list keeps others out.
+    //! On Windows an access list says whose a file is.
     use std::{
-        fs::{self, File, Metadata, OpenOptions},
+        fs::{File, Metadata, OpenOptions},
         io,
+        os::windows::fs::OpenOptionsExt as _,
         path::Path,
     };
 
+    use keybond_cng::{CngError, acl};
+
+    const GENERIC_READ: u32 = 0x8000_0000;
+    const GENERIC_WRITE: u32 = 0x4000_0000;
+    /// Links are opened themselves, not what they point to.
+    const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
+
     pub(super) fn create_private_dirs(path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        acl::create_private_dir(path).map_err(other)
     }
 
     pub(super) fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-        options.open(path)
+        options
+            .access_mode(GENERIC_READ | GENERIC_WRITE | acl::PRIVATE_ACCESS)
+            .custom_flags(OPEN_REPARSE_POINT)
+            .open(path)
+    }
+
+    pub(super) fn make_private(file: &File) -> io::Result<()> {
+        acl::make_private(file).map_err(other)
     }
 
     pub(super) fn is_symlink_refusal(_error: &io::Error) -> bool {
         false
     }
 
-    pub(super) fn check_private(_metadata: &Metadata) -> Result<(), String> {
-        Ok(())
+    pub(super) fn check_private_dir(path: &Path, metadata: &Metadata) -> Result<(), String> {
+        let directory = acl::open_directory(path).map_err(|error| error.to_string())?;
+        check_private(&directory, metadata)
+    }
+
+    pub(super) fn check_private(file: &File, _metadata: &Metadata) -> Result<(), String> {
+        match acl::stranger(file) {
+            Ok(None) => Ok(()),
+            Ok(Some(stranger)) => Err(stranger),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     pub(super) fn sync_directory(_path: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    fn other(error: CngError) -> io::Error {
+        match error.kind() {
+            keybond_cng::ErrorKind::PermissionDenied => {
+                io::Error::new(io::ErrorKind::PermissionDenied, error)
+            }
+            _ => io::Error::other(error),
+        }
     }
 }
 

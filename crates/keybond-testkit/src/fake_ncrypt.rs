@@ -1,10 +1,26 @@
 //! The machine behind the fake `ncrypt.dll` of `keybond-fake-ncrypt`, under Wine.
 
 use std::{
-    env, fs,
+    env, fs, io,
     path::{Path, PathBuf},
+    process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+/// Starts a program, again if need be: a busy Wine sometimes does not wait long enough for a new process, and
+/// says ERROR_INTERNAL_ERROR.
+///
+/// # Errors
+/// The operating system's, for any other reason or the fifth time.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut attempts = 1;
+    loop {
+        match command.spawn() {
+            Err(error) if error.raw_os_error() == Some(1359) && attempts < 5 => attempts += 1,
+            other => return other,
+        }
+    }
+}
 
 /// Tests change the machine; one at a time.
 static TURN: Mutex<()> = Mutex::new(());
@@ -30,7 +46,7 @@ impl FakeNcrypt {
             for entry in fs::read_dir(&directory)? {
                 fs::remove_file(entry?.path())?;
             }
-            Ok::<_, std::io::Error>(())
+            Ok::<_, io::Error>(())
         };
         empty().unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         let machine = Self {

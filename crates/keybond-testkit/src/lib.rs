@@ -31,7 +31,7 @@ pub use apache::{Apache, Site};
 #[cfg(target_os = "linux")]
 pub use device::Device;
 #[cfg(windows)]
-pub use fake_ncrypt::FakeNcrypt;
+pub use fake_ncrypt::{FakeNcrypt, spawn};
 #[cfg(target_os = "linux")]
 pub use shim::{Action, Shim, old_pss, response_code};
 #[cfg(target_os = "linux")]

@@ -84,6 +84,8 @@ pub use keybond_keys as keys;
 pub use keybond_keys::{HeldKey, KeyProvider, Strength};
 pub use keybond_tls as tls;
 
+#[cfg(windows)]
+pub use self::credential::store::MsalCertificates;
 pub use self::{
     attestation::{AttestationError, AttestationProvider, AttestationRequest, AttestationToken},
     bearer::BearerToken,

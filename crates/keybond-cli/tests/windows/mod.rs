@@ -1,6 +1,6 @@
 //! The command, with a state directory of its own.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -20,13 +20,16 @@ impl Keybond {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_keybond"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keybond"));
+        command
             .args(arguments)
             .env("KEYBOND_STATE_DIR", self.home.path().join("state"))
             // Nobody listens there: whether this is Azure is known at once.
             .env("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:1")
-            .output()
-            .unwrap()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = keybond_testkit::spawn(&mut command).unwrap();
+        child.wait_with_output().unwrap()
     }
 
     /// The answer of a command that must succeed.

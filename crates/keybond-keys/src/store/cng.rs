@@ -12,7 +12,7 @@
 //! The calls behind [`Backend`] exist on Windows only; the decisions are tested everywhere.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -107,8 +107,8 @@ enum Found {
 }
 
 impl CngStore {
-    pub(super) fn new(backend: Box<dyn Backend>, rules: Rules) -> Self {
-        Self { backend, rules }
+    pub(super) fn new(backend: Box<dyn Backend>, rules: Rules) -> Arc<Self> {
+        Arc::new(Self { backend, rules })
     }
 
     pub(super) fn probe(&self, container: &str) -> Result<(), Unavailable> {
@@ -120,7 +120,10 @@ impl CngStore {
         }
     }
 
-    pub(super) fn open(&self, container: &str) -> Result<Option<Box<dyn StoredKey>>, Unavailable> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        container: &str,
+    ) -> Result<Option<Box<dyn StoredKey>>, Unavailable> {
         self.check_hardware()?;
         match self.look(container)? {
             Found::Alive(key) => Ok(Some(self.stored(key, container, None))),
@@ -131,7 +134,10 @@ impl CngStore {
         }
     }
 
-    pub(super) fn create(&self, place: Place<'_>) -> Result<Box<dyn StoredKey>, Unavailable> {
+    pub(super) fn create(
+        self: &Arc<Self>,
+        place: Place<'_>,
+    ) -> Result<Box<dyn StoredKey>, Unavailable> {
         let Place {
             container, mutex, ..
         } = place;
@@ -378,8 +384,32 @@ impl CngStore {
         key.public_key().map_err(|error| self.refusal(&error))
     }
 
-    fn stored(
+    /// The signature that a key in use did not give: a second handle tells a hiccup from the end of the key.
+    fn sign_again(
         &self,
+        container: &str,
+        public: &RsaPublic,
+        scheme: SignatureScheme,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, Unavailable> {
+        match self.look(container)? {
+            Found::Alive(key) if self.public(&*key)? == *public => key
+                .sign(scheme, digest)
+                .map_err(|error| self.refusal(&error)),
+            Found::Dead(refusal, _) => Err(refusal),
+            Found::Alive(_) | Found::Vacant => Err(Unavailable::new(
+                self.rules.store,
+                Reason::Dead,
+                format!(
+                    "{}: its name is another key's or nobody's",
+                    self.rules.dies_of
+                ),
+            )),
+        }
+    }
+
+    fn stored(
+        self: &Arc<Self>,
         key: Box<dyn CngKey>,
         container: &str,
         dead: Option<Unavailable>,
@@ -387,7 +417,7 @@ impl CngStore {
         Box::new(CngStoredKey {
             key: Mutex::new(key),
             dead,
-            rules: self.rules,
+            store: Arc::clone(self),
             implementation: self.backend.implementation().ok(),
             container: container.to_owned(),
         })
@@ -437,7 +467,7 @@ struct CngStoredKey {
     key: Mutex<Box<dyn CngKey>>,
     /// Why it does not sign, if it was found so.
     dead: Option<Unavailable>,
-    rules: Rules,
+    store: Arc<CngStore>,
     implementation: Option<u32>,
     container: String,
 }
@@ -450,11 +480,11 @@ impl CngStoredKey {
 
 impl StoredKey for CngStoredKey {
     fn public_key(&self) -> Result<Vec<u8>, Unavailable> {
-        let store = self.rules.store;
+        let store = self.store.rules.store;
         let public = self
             .key()
             .public_key()
-            .map_err(|error| refusal(store, &error))?;
+            .map_err(|error| self.store.refusal(&error))?;
         let key = PublicKey::from_rsa_components(&public.modulus, &public.exponent)
             .map_err(|error| Unavailable::new(store, Reason::Corrupt, error.to_string()))?;
         Ok(key.spki_der().to_vec())
@@ -462,7 +492,7 @@ impl StoredKey for CngStoredKey {
 
     /// PSS is left out where the device says that its salt fits nobody.
     fn schemes(&self) -> Vec<SignatureScheme> {
-        let odd_salt = self.rules.needs_hardware
+        let odd_salt = self.store.rules.needs_hardware
             && matches!(
                 self.key().property(names::PSS_SALT_SIZE),
                 Ok(names::SALT_MAXIMUM)
@@ -477,9 +507,18 @@ impl StoredKey for CngStoredKey {
         if let Some(dead) = &self.dead {
             return Err(dead.clone());
         }
-        self.key()
-            .sign(scheme, digest)
-            .map_err(|error| refusal(self.rules.store, &error))
+        let key = self.key();
+        let error = match key.sign(scheme, digest) {
+            Ok(signature) => return Ok(signature),
+            Err(error) => error,
+        };
+        match (error.kind(), key.public_key()) {
+            (ErrorKind::Other | ErrorKind::NotFound | ErrorKind::Undecryptable, Ok(public)) => {
+                let container = &self.container;
+                self.store.sign_again(container, &public, scheme, digest)
+            }
+            _ => Err(self.store.refusal(&error)),
+        }
     }
 
     fn properties(&self) -> Result<KeyProperties, Unavailable> {
@@ -489,7 +528,7 @@ impl StoredKey for CngStoredKey {
             implementation: self.implementation,
             container: &self.container,
         };
-        (self.rules.describe)(&described).map_err(|error| refusal(self.rules.store, &error))
+        (self.store.rules.describe)(&described).map_err(|error| self.store.refusal(&error))
     }
 
     fn attempt_export(&self) -> Result<ExportAttempt, Unavailable> {

@@ -396,6 +396,27 @@ async fn nothing_that_may_pass_or_forbids_ever_replaces_or_deletes_a_key() {
 }
 
 #[tokio::test]
+async fn a_key_in_use_that_dies_is_reported_replaced_and_a_hiccup_is_not() {
+    use crate::Verdict;
+    let machine = Machine::with_vbs();
+    let provider = KeyProvider::builder().store(machine.keyguard()).build();
+    let key = provider.get_or_create_key().await.unwrap();
+    let digest = key.schemes()[0].hash().digest(b"message");
+    machine.fail("sign", BAD_KEY_STATE, 1);
+    key.sign_digest(key.schemes()[0], &digest).await.unwrap();
+
+    machine.change(|state| state.boot = 1);
+    let verdict = provider.report_failure(&key, "as the test says").await;
+    let Ok(Verdict::Replaced(new)) = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert_ne!(new.id(), key.id());
+    // The old handle never signs with the new key that has its name.
+    assert!(key.sign_digest(key.schemes()[0], &digest).await.is_err());
+    assert_eq!(machine.done().len(), 2);
+}
+
+#[tokio::test]
 async fn one_failed_signature_is_not_a_dead_key() {
     let machine = Machine::with_vbs();
     let key = process(machine.keyguard()).await.unwrap();

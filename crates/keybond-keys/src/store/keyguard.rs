@@ -1,6 +1,8 @@
 //! The strongest tier on Windows: a key isolated by virtualization-based security (VBS), which dies with the
 //! boot. No driver and no administrator of the running system reads it.
 
+use std::sync::Arc;
+
 use keybond_cng::{CngError, msal, names};
 
 use super::{
@@ -36,7 +38,7 @@ pub enum KeyGuardSharing {
 
 /// Makes and opens KeyGuard keys of the current user.
 pub struct KeyGuardStore {
-    inner: CngStore,
+    inner: Arc<CngStore>,
     sharing: KeyGuardSharing,
 }
 

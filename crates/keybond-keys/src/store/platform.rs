@@ -1,5 +1,7 @@
 //! The hardware tier on Windows: a key that the TPM makes and keeps, through the Platform Crypto Provider.
 
+use std::sync::Arc;
+
 use keybond_cng::{CngError, names};
 
 use super::{
@@ -21,7 +23,7 @@ const RULES: Rules = Rules {
 };
 
 /// Makes and opens RSA-2048 keys of the current user in the TPM.
-pub struct PlatformStore(CngStore);
+pub struct PlatformStore(Arc<CngStore>);
 
 impl PlatformStore {
     #[cfg(windows)]

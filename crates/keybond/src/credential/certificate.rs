@@ -94,6 +94,13 @@ pub(crate) fn check(
     })
 }
 
+/// The client id that a certificate of a managed identity names, in lower case.
+#[cfg(any(windows, test))]
+pub(crate) fn client_id_in(certificate: &TbsCertificate) -> Option<String> {
+    let name = single(certificate, CN)?;
+    crate::random::is_uuid(&name).then(|| name.to_ascii_lowercase())
+}
+
 /// The text of the subject's attribute. More than one, or none that is text, is no name: an empty text.
 fn single(certificate: &TbsCertificate, oid: ObjectIdentifier) -> Option<String> {
     let mut values = certificate.subject().iter().filter(|pair| pair.oid == oid);

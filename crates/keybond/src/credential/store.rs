@@ -8,10 +8,20 @@
 
 mod disk;
 mod memory;
+#[cfg(any(windows, test))]
+#[cfg_attr(not(windows), allow(unreachable_pub))]
+mod msal;
+#[cfg(test)]
+mod msal_tests;
+#[cfg(windows)]
+mod my;
 mod record;
+mod seal;
 
 pub use disk::DiskCertificates;
 pub use memory::MemoryCertificates;
+#[cfg(windows)]
+pub use msal::MsalCertificates;
 
 use std::{any::Any, fmt::Write as _, path::PathBuf, time::SystemTime};
 

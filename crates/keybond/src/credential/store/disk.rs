@@ -2,7 +2,7 @@
 //! same chain for people and openssl, `certs/<name>.name.json` a client id, `certs/<name>.lock` a turn.
 //!
 //! One file decides, and a file is replaced as a whole: a process that is killed at any instant leaves the old
-//! certificate or the new one. No file is a secret; all are private, for who can change one could slow a start.
+//! certificate or the new one. No file is a secret; all are private, for who can change one could slow a start. On Windows the records are sealed for the user (DPAPI).
 
 use std::{
     fs,
@@ -18,6 +18,7 @@ use super::{
     CertificateSlot, CertificateStore, CertificateStoreError, MintLock, StoreAnswer,
     StoredCertificate, identity_name,
     record::{NameRecord, Record, Wrong},
+    seal,
 };
 use crate::identity::Identity;
 
@@ -63,7 +64,7 @@ impl DiskCertificates {
         if let Err(error @ StateError::Io { .. }) = folder.read(&json_file) {
             return Err(error.to_string());
         }
-        let json = Record::new(slot, certificate).to_json()?;
+        let json = seal::seal(Record::new(slot, certificate).to_json()?)?;
         folder
             .write(&pem_file, pem(&certificate.chain).as_bytes())
             .and_then(|()| folder.write(&json_file, &json))
@@ -96,7 +97,8 @@ impl CertificateStore for DiskCertificates {
                 return StoreAnswer::Foreign { detail, set_aside };
             }
         };
-        let read = Record::parse(&content)
+        let read = seal::open(content)
+            .and_then(|content| Record::parse(&content))
             .map_err(Wrong::Corrupt)
             .and_then(|record| record.certificate(slot));
         match read {
@@ -166,7 +168,9 @@ impl CertificateStore for DiskCertificates {
                 return Err(failed(error.to_string()));
             }
         };
-        match NameRecord::client_id(&content, source, &identity.to_string()) {
+        let read = seal::open(content)
+            .and_then(|content| NameRecord::client_id(&content, source, &identity.to_string()));
+        match read {
             Ok(client_id) => Ok(Some(client_id)),
             Err(detail) => {
                 set_aside(folder, &file, "corrupt");
@@ -194,6 +198,7 @@ impl CertificateStore for DiskCertificates {
             |cause: String| CertificateStoreError::new("a client id cannot be kept", cause);
         let json = NameRecord::new(source, identity.to_string(), client_id)
             .to_json()
+            .and_then(seal::seal)
             .map_err(failed)?;
         self.folder()
             .and_then(|folder| folder.write(&name_file(source, identity), &json))
@@ -257,7 +262,7 @@ fn sweep(folder: &StateDir, now: SystemTime) {
         } else if let Some(slot) = name.strip_suffix(".json")
             && !slot.ends_with(".name")
             && let Ok(Some(content)) = folder.read(&name)
-            && let Ok(record) = Record::parse(&content)
+            && let Ok(record) = seal::open(content).and_then(|content| Record::parse(&content))
             && record.not_after() <= now
         {
             let _ = folder.remove(&name);
