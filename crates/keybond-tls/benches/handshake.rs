@@ -14,6 +14,10 @@ mod pki;
 #[allow(dead_code, reason = "the tests use more of it")]
 mod rustls_server;
 
+/// The connector that is measured.
+#[cfg(target_os = "linux")]
+pub(crate) use keybond_tls::S2nConnector as Connector;
+
 #[cfg(target_os = "linux")]
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
