@@ -29,7 +29,7 @@ pub(crate) fn demo(options: &[String]) -> Result<(), Failure> {
     if options.iter().any(|option| option == "--json") {
         return Ok(());
     }
-    openssl_signs(&tpm, &kept.join("keys/honest.pem"))
+    openssl_signs(&tpm, &kept.join("keys/demo-honest.pem"))
 }
 
 /// The key file of the demo in other hands: OpenSSL's provider for TPMs signs with it, OpenSSL's own code verifies.

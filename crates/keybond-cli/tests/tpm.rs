@@ -197,7 +197,7 @@ fn the_demo_goes_the_whole_way_with_a_key_in_the_tpm() {
         assert_eq!(signed, ["TLS 1.3", "TLS 1.2"], "{demo:#}");
 
         // Openssl, with its own way to the same TPM, signs with the very key of the demo.
-        let file = kept.join("keys/honest.pem");
+        let file = kept.join("keys/demo-honest.pem");
         let file = file.display();
         fs::write(bed.tpm.dir().join("message"), b"hello").unwrap();
         let public = bed.openssl(&format!("pkey {TPM2} -in {file} -pubout -outform DER"));

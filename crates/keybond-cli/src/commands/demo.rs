@@ -221,9 +221,11 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
     }
     emulator.shutdown().await;
     // A device keeps keys that nobody deletes.
-    for keys in [honest_keys, other_keys] {
-        if let Err(error) = keys.delete_key().await {
-            tracing::warn!(%error, "a key of the demo may be left behind");
+    if args.keep.is_none() {
+        for keys in [honest_keys, other_keys] {
+            if let Err(error) = keys.delete_key().await {
+                tracing::warn!(%error, "a key of the demo may be left behind");
+            }
         }
     }
     if good {
