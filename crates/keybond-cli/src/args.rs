@@ -99,6 +99,23 @@ pub(crate) struct KeyArgs {
         value_name = "NAME"
     )]
     pub(crate) key_name: String,
+    /// On Windows: use the KeyGuard key of MSAL.NET and MSAL Go, whatever its name here, and keep certificates
+    /// where they find them.
+    #[arg(
+        long,
+        env = "KEYBOND_INTEROP",
+        hide_env_values = true,
+        value_enum,
+        value_name = "WHOM"
+    )]
+    pub(crate) interop: Option<Interop>,
+}
+
+/// With whom keys and certificates are shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Interop {
+    /// MSAL.NET and MSAL Go of the same user.
+    Msal,
 }
 
 /// Which managed identity.

@@ -21,6 +21,8 @@ use keybond_keys::{KeyGuardSharing, KeyGuardStore, PlatformStore};
 use keybond_keys::{Pin, PinSource, Pkcs11Store};
 use keybond_tls::{TlsConnector, TrustRoots};
 
+#[cfg(windows)]
+use crate::args::Interop;
 use crate::{
     args::{IdentityArgs, KeyArgs, TrustArgs},
     failure::Failure,
@@ -38,7 +40,7 @@ pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
         .key_name(name)
         .policy(args.stores.clone())
         .minimum_strength(args.min_strength);
-    builder = windows_stores(builder);
+    builder = windows_stores(builder, args)?;
     // A token that was named goes before a TPM that merely is there.
     builder = pkcs11_store(builder, args);
     builder = platform_stores(builder, args)?;
@@ -64,14 +66,29 @@ pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
 }
 
 #[cfg(windows)]
-fn windows_stores(builder: KeyProviderBuilder) -> KeyProviderBuilder {
-    builder
-        .store(KeyGuardStore::new(KeyGuardSharing::Own))
-        .store(PlatformStore::new())
+fn windows_stores(
+    builder: KeyProviderBuilder,
+    args: &KeyArgs,
+) -> Result<KeyProviderBuilder, Failure> {
+    let sharing = match args.interop {
+        Some(Interop::Msal) => KeyGuardSharing::Msal,
+        None => KeyGuardSharing::Own,
+    };
+    Ok(builder
+        .store(KeyGuardStore::new(sharing))
+        .store(PlatformStore::new()))
 }
 
 #[cfg(not(windows))]
-fn windows_stores(builder: KeyProviderBuilder) -> KeyProviderBuilder {
+fn windows_stores(
+    builder: KeyProviderBuilder,
+    args: &KeyArgs,
+) -> Result<KeyProviderBuilder, Failure> {
+    if args.interop.is_some() {
+        return Err(Failure::usage(
+            "--interop (KEYBOND_INTEROP): MSAL shares keys on Windows only",
+        ));
+    }
     let absent = |store| {
         AbsentStore::new(Unavailable::new(
             store,
@@ -79,9 +96,9 @@ fn windows_stores(builder: KeyProviderBuilder) -> KeyProviderBuilder {
             "a part of Windows",
         ))
     };
-    builder
+    Ok(builder
         .store(absent(StoreId::KeyGuard))
-        .store(absent(StoreId::Platform))
+        .store(absent(StoreId::Platform)))
 }
 
 #[cfg(feature = "pkcs11")]
@@ -176,8 +193,9 @@ pub(crate) async fn managed_identity(
     key: &KeyArgs,
     trust: &TrustArgs,
 ) -> Result<ManagedIdentityBuilder, Failure> {
-    let builder = ManagedIdentity::builder()
-        .identity(which(identity)?)
+    let identity = which(identity)?;
+    let builder = with_certificates(ManagedIdentity::builder(), &identity, key)
+        .identity(identity)
         .key_provider(key_provider(key)?)
         .minimum_strength(key.min_strength)
         .tls(connector(trust).await?);
@@ -193,6 +211,31 @@ pub(crate) fn with_switch(
         Some(directory) => builder.state_directory(directory),
         None => builder,
     }
+}
+
+/// Certificates of a shared key are shared, too; others are kept in files.
+#[cfg(windows)]
+fn with_certificates(
+    builder: ManagedIdentityBuilder,
+    identity: &Identity,
+    key: &KeyArgs,
+) -> ManagedIdentityBuilder {
+    match key.interop {
+        Some(Interop::Msal) => {
+            let store = keybond::MsalCertificates::new(identity, state_dir(key).as_deref());
+            builder.certificate_store(Arc::new(store))
+        }
+        None => builder,
+    }
+}
+
+#[cfg(not(windows))]
+fn with_certificates(
+    builder: ManagedIdentityBuilder,
+    _identity: &Identity,
+    _key: &KeyArgs,
+) -> ManagedIdentityBuilder {
+    builder
 }
 
 fn build_connector(extra: Option<&Path>) -> Result<Arc<dyn TlsConnector>, Failure> {

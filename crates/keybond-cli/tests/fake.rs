@@ -98,6 +98,23 @@ fn after_a_reboot_the_command_goes_on_with_one_new_key() {
 
 #[test]
 #[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
+fn the_key_of_msal_is_used_and_never_deleted() {
+    let machine = FakeNcrypt::new("vbs=on");
+    let keybond = Keybond::new();
+    let shared = keybond.json(&["key", "show", "--interop", "msal", "--json"]);
+    let own = keybond.key();
+    assert_ne!(shared["key_id"], own["key_id"]);
+    assert_eq!(
+        machine.calls(),
+        ["finalize KeyGuardRSAKey", "finalize keybond-default"]
+    );
+    let delete = ["key", "delete", "--yes", "--interop", "msal"];
+    assert!(!keybond.run(&delete).status.success());
+    assert_eq!(machine.keys(), 2);
+}
+
+#[test]
+#[ignore = "run with the fake ncrypt.dll by `cargo xtask windows`"]
 fn a_rotated_key_is_the_one_in_use_from_then_on() {
     let machine = FakeNcrypt::new("vbs=on");
     let keybond = Keybond::new();

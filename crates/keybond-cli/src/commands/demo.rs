@@ -74,6 +74,7 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
     let keys = |name: &str| KeyArgs {
         state_dir: Some(state_dir.clone()),
         key_name: name.to_owned(),
+        interop: None,
         ..args.key.clone()
     };
 
