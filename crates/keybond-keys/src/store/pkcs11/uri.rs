@@ -156,7 +156,8 @@ impl fmt::Display for Pkcs11Uri {
     }
 }
 
-#[cfg(test)]
+// The paths in them are absolute on Unix only.
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
