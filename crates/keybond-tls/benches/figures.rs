@@ -5,6 +5,10 @@
 #[cfg(not(target_os = "linux"))]
 fn main() {}
 
+/// The connector that is measured.
+#[cfg(target_os = "linux")]
+pub(crate) use keybond_tls::S2nConnector as Connector;
+
 #[cfg(target_os = "linux")]
 #[path = "figures/download.rs"]
 mod download;
