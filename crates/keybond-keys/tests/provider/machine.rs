@@ -14,6 +14,7 @@ use keybond_testkit::stores::FileStore;
 const HOME: &str = "KEYBOND_TEST_HOME";
 const ROLE: &str = "KEYBOND_TEST_ROLE";
 /// Where the TPM is; without it keys are in files.
+#[cfg(unix)]
 const TPM: &str = "KEYBOND_TEST_TPM";
 
 fn provider(home: &Path, creation_takes: Duration) -> KeyProvider {
