@@ -16,7 +16,11 @@ const PACKAGES: &[(&str, &str)] = &[
 pub(crate) fn bench() -> Result<(), Failure> {
     setup::packages()?;
     setup::install(PACKAGES)?;
-    for (package, bench) in [("keybond-tpm", "figures"), ("keybond-tls", "handshake")] {
+    for (package, bench) in [
+        ("keybond-tpm", "figures"),
+        ("keybond-tls", "handshake"),
+        ("keybond-tls", "figures"),
+    ] {
         run("cargo", &["bench", "--package", package, "--bench", bench])?;
     }
     outside("tokens")?;

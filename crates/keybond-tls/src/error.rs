@@ -96,7 +96,7 @@ pub enum TlsError {
         alert: Alert,
     },
     /// The server ended the connection with an alert.
-    #[error("{host} ended the {stage} with alert {alert}")]
+    #[error("{host} ended the {stage} with alert {alert}; {certificate}")]
     Alert {
         /// The server.
         host: String,
@@ -104,6 +104,8 @@ pub enum TlsError {
         alert: Alert,
         /// When.
         stage: Stage,
+        /// What had become of the client certificate by then.
+        certificate: CertificateUse,
     },
     /// The handshake took too long.
     #[error("the {stage} with {host} did not end within {after:?}")]
@@ -346,6 +348,37 @@ impl fmt::Display for Stage {
             Self::Handshake => "handshake",
             Self::Renegotiation => "renegotiation",
             Self::Transfer => "transfer",
+        })
+    }
+}
+
+/// What became of the client certificate on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateUse {
+    /// The server did not ask for one.
+    NotRequested,
+    /// The server asked, and there was none to send.
+    NotSent,
+    /// The server asked and got it.
+    Sent,
+}
+
+impl CertificateUse {
+    pub(crate) const fn of(requested: bool, sent: bool) -> Self {
+        match (requested, sent) {
+            (false, _) => Self::NotRequested,
+            (true, false) => Self::NotSent,
+            (true, true) => Self::Sent,
+        }
+    }
+}
+
+impl fmt::Display for CertificateUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::NotRequested => "no client certificate was asked for",
+            Self::NotSent => "a client certificate was asked for, and none was sent",
+            Self::Sent => "the client certificate was sent",
         })
     }
 }

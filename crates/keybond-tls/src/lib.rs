@@ -45,7 +45,7 @@ mod s2n;
 mod seam;
 
 pub use alert::Alert;
-pub use error::{RenegotiationRefusal, Stage, TlsError};
+pub use error::{CertificateUse, RenegotiationRefusal, Stage, TlsError};
 pub use identity::ClientIdentity;
 pub use roots::TrustRoots;
 #[cfg(any(target_env = "msvc", feature = "rustls"))]

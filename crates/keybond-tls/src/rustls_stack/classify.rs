@@ -7,7 +7,7 @@ use rustls::{CertificateError, Error};
 use super::signer::{Handshake, Signature};
 use crate::{
     alert::Alert,
-    error::{Stage, TlsError},
+    error::{CertificateUse, Stage, TlsError},
     host::Host,
 };
 
@@ -55,7 +55,12 @@ impl Situation {
                 let sent = self.handshake.signed().is_some();
                 alert
                     .about_the_client(&host, requested, sent)
-                    .unwrap_or(TlsError::Alert { host, alert, stage })
+                    .unwrap_or(TlsError::Alert {
+                        host,
+                        alert,
+                        stage,
+                        certificate: CertificateUse::of(requested, sent),
+                    })
             }
             Error::InvalidCertificate(problem) => self.certificate(problem),
             other => TlsError::Protocol {

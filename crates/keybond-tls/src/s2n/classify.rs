@@ -14,7 +14,7 @@ use s2n_tls::{
 use super::{records::NotTls, renegotiation::Control, signer::SignFailure};
 use crate::{
     alert::Alert,
-    error::{Stage, TlsError},
+    error::{CertificateUse, Stage, TlsError},
     host::Host,
     seam::Leg,
 };
@@ -118,6 +118,7 @@ impl Situation<'_> {
             host,
             alert,
             stage: self.stage,
+            certificate: CertificateUse::of(self.certificate_requested, certificate_sent),
         })
     }
 
