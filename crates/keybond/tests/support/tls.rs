@@ -131,6 +131,7 @@ impl TlsConnector for PassThrough {
                 host: host.into(),
                 alert: Alert::PROTOCOL_VERSION,
                 stage: Stage::Handshake,
+                certificate: keybond::tls::CertificateUse::NotRequested,
             })
         })
     }
