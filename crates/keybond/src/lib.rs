@@ -99,7 +99,8 @@ pub use self::{
         Binding,
         store::{
             CertificateSlot, CertificateStore, CertificateStoreError, DiskCertificates,
-            MemoryCertificates, MintLock, StoreAnswer, StoredCertificate, identity_name,
+            KeptCertificate, MemoryCertificates, MintLock, StoreAnswer, StoredCertificate,
+            identity_name,
         },
     },
     csr::{Csr, CsrError, CsrSubject, CuId, build_csr},

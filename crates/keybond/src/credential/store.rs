@@ -205,6 +205,28 @@ pub struct StoredCertificate {
     pub not_after: SystemTime,
 }
 
+/// What a file says of the certificate in it, unchecked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeptCertificate {
+    /// The metadata service that issued it: its URL.
+    pub source: String,
+    /// The identity's client id.
+    pub client_id: String,
+    /// The identity's tenant.
+    pub tenant_id: String,
+    /// Whether the key was attested for it.
+    pub attested: bool,
+    /// The key that it certifies: SHA-256 of its SubjectPublicKeyInfo in lower-case hexadecimal digits.
+    pub key_id: String,
+    /// SHA-256 of the certificate (DER) in base64url.
+    pub x5t_s256: String,
+    /// When its time begins.
+    pub not_before: SystemTime,
+    /// When it ends.
+    pub not_after: SystemTime,
+}
+
 /// What a store says about a slot. All but the first are reasons to ask the metadata service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

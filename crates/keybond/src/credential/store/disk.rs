@@ -5,7 +5,7 @@
 //! certificate or the new one. No file is a secret; all are private, for who can change one could slow a start. On Windows the records are sealed for the user (DPAPI).
 
 use std::{
-    fs,
+    fs, io,
     path::PathBuf,
     sync::OnceLock,
     time::{Duration, SystemTime},
@@ -15,8 +15,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use keybond_keys::{StateDir, StateError};
 
 use super::{
-    CertificateSlot, CertificateStore, CertificateStoreError, MintLock, StoreAnswer,
-    StoredCertificate, identity_name,
+    CertificateSlot, CertificateStore, CertificateStoreError, KeptCertificate, MintLock,
+    StoreAnswer, StoredCertificate, identity_name,
     record::{NameRecord, Record, Wrong},
     seal,
 };
@@ -42,6 +42,38 @@ impl DiskCertificates {
             state: state.into(),
             folder: OnceLock::new(),
         }
+    }
+
+    /// What is kept, of every identity and key: for people who look for trouble. Nothing is made, checked or
+    /// set aside for it; a file that cannot be understood is left out, with its name and the cause.
+    ///
+    /// # Errors
+    /// [`CertificateStoreError`] if the folder is there and cannot be read.
+    pub fn kept(&self) -> Result<Vec<Result<KeptCertificate, String>>, CertificateStoreError> {
+        let path = self.state.join(FOLDER);
+        let failed = |cause: String| {
+            CertificateStoreError::new("the kept certificates cannot be listed", cause)
+        };
+        let entries = match fs::read_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|error| failed(error.to_string()))?,
+        };
+        let folder = self.folder().map_err(|error| failed(error.to_string()))?;
+        let mut names: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_certificate(name))
+            .collect();
+        names.sort();
+        let read = |name: &String| match folder.read(name) {
+            Ok(Some(content)) => {
+                let read = seal::open(content).and_then(|content| Record::parse(&content));
+                read.map_err(|cause| format!("{name}: {cause}"))
+            }
+            Ok(None) => Err(format!("{name}: it is gone")),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(names.iter().map(|name| Ok(read(name)?.kept())).collect())
     }
 
     fn folder(&self) -> Result<&StateDir, StateError> {
@@ -224,6 +256,12 @@ fn files(slot: &CertificateSlot) -> (String, String) {
     (format!("{name}.json"), format!("{name}.pem"))
 }
 
+/// Whether a file in the folder holds a certificate with its facts, by its name.
+fn is_certificate(name: &str) -> bool {
+    name.strip_suffix(".json")
+        .is_some_and(|slot| !slot.starts_with('.') && !slot.ends_with(".name"))
+}
+
 fn name_file(source: &str, identity: &Identity) -> String {
     format!("{}.name.json", identity_name(source, identity))
 }
@@ -259,8 +297,8 @@ fn sweep(folder: &StateDir, now: SystemTime) {
             if age.is_some_and(|age| age > LEFT_BEHIND) {
                 let _ = folder.remove(&name);
             }
-        } else if let Some(slot) = name.strip_suffix(".json")
-            && !slot.ends_with(".name")
+        } else if is_certificate(&name)
+            && let Some(slot) = name.strip_suffix(".json")
             && let Ok(Some(content)) = folder.read(&name)
             && let Ok(record) = seal::open(content).and_then(|content| Record::parse(&content))
             && record.not_after() <= now
@@ -284,4 +322,88 @@ fn pem(chain: &[Vec<u8>]) -> String {
         text.push_str("-----END CERTIFICATE-----\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::digest::{SHA256, digest};
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use keybond_keys::KeyProvider;
+
+    use super::*;
+
+    const ID: &str = "0e1b0a2c-63f1-4a53-9f0b-6d3e1f6a7b01";
+
+    async fn kept_one(state: &DiskCertificates) -> (CertificateSlot, StoredCertificate) {
+        let key = KeyProvider::in_memory().get_or_create_key().await.unwrap();
+        let slot = CertificateSlot {
+            source: "http://169.254.169.254/".into(),
+            client_id: ID.into(),
+            attested: false,
+            key: key.id(),
+        };
+        let certificate = StoredCertificate {
+            chain: vec![b"certificate".to_vec()],
+            client_id: ID.into(),
+            tenant_id: ID.into(),
+            token_endpoint: "https://token.example/".into(),
+            attested: false,
+            x5t_s256: BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, b"certificate")),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33),
+        };
+        state
+            .keep(&slot, &certificate, SystemTime::UNIX_EPOCH)
+            .unwrap();
+        (slot, certificate)
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_is_listed_and_nothing_is_made_or_moved_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = DiskCertificates::new(dir.path().join("state"));
+        assert_eq!(state.kept().unwrap(), []);
+        assert!(!dir.path().join("state").exists());
+
+        let (slot, certificate) = kept_one(&state).await;
+        state
+            .learn(&slot.source, &Identity::SystemAssigned, ID)
+            .unwrap();
+        let corrupt = dir.path().join("state/certs/zz.json");
+        fs::write(&corrupt, "{").unwrap();
+        #[cfg(unix)]
+        fs::set_permissions(
+            &corrupt,
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .unwrap();
+        let listed = state.kept().unwrap();
+        assert_eq!(listed.len(), 2, "{listed:?}");
+        let kept = listed[0].as_ref().unwrap();
+        assert_eq!(kept.key_id, slot.key.to_string());
+        assert_eq!(kept.x5t_s256, certificate.x5t_s256);
+        assert_eq!(kept.not_after, certificate.not_after);
+        assert!(listed[1].as_ref().unwrap_err().starts_with("zz.json: "));
+        assert!(corrupt.exists());
+    }
+
+    #[tokio::test]
+    async fn a_time_that_no_clock_shows_is_corrupt() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = DiskCertificates::new(dir.path().join("state"));
+        let (slot, certificate) = kept_one(&state).await;
+        let file = dir.path().join("state/certs").join(files(&slot).0);
+        let seconds = (1_u64 << 33).to_string();
+        let text = String::from_utf8(seal::open(fs::read(&file).unwrap()).unwrap()).unwrap();
+        let changed = text.replace(&seconds, &u64::MAX.to_string());
+        fs::write(&file, seal::seal(changed.into_bytes()).unwrap()).unwrap();
+        let found = state.find(&slot);
+        assert!(
+            matches!(&found, StoreAnswer::Corrupt { detail, .. } if detail.starts_with("not_after: ")),
+            "{found:?}"
+        );
+        state
+            .keep(&slot, &certificate, SystemTime::UNIX_EPOCH)
+            .unwrap();
+    }
 }

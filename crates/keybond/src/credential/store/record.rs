@@ -10,7 +10,7 @@ use base64::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateSlot, StoredCertificate};
+use super::{CertificateSlot, KeptCertificate, StoredCertificate};
 use crate::random::is_uuid;
 
 const VERSION: u32 = 1;
@@ -74,12 +74,37 @@ impl Record {
         if record.version != VERSION {
             return Err(format!("version {}, expected {VERSION}", record.version));
         }
+        for (name, seconds) in [
+            ("not_before", record.not_before),
+            ("not_after", record.not_after),
+        ] {
+            if UNIX_EPOCH
+                .checked_add(Duration::from_secs(seconds))
+                .is_none()
+            {
+                return Err(format!("{name}: {seconds} is no time"));
+            }
+        }
         Ok(record)
     }
 
     /// When the certificate ends, for those who sweep.
     pub(super) fn not_after(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(self.not_after)
+    }
+
+    /// What it says of itself, without the certificate.
+    pub(super) fn kept(self) -> KeptCertificate {
+        KeptCertificate {
+            not_before: UNIX_EPOCH + Duration::from_secs(self.not_before),
+            not_after: self.not_after(),
+            source: self.source,
+            client_id: self.client_id,
+            tenant_id: self.tenant_id,
+            attested: self.attested,
+            key_id: self.key_id,
+            x5t_s256: self.x5t_s256,
+        }
     }
 
     /// The certificate, if the record is for this slot and agrees with itself.
