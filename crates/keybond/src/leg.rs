@@ -95,6 +95,8 @@ pub struct LegReport {
     pub succeeded: bool,
     /// The code of the error it ended with.
     pub code: Option<&'static str>,
+    /// The HTTP status of an answer that was an error.
+    pub status: Option<u16>,
     /// The id of the whole way, which the services were told.
     pub correlation_id: Arc<str>,
     /// The id by which the service that refused finds the exchange in its logs.
@@ -139,9 +141,10 @@ pub(crate) async fn run<T>(
     let elapsed = started.elapsed();
     let error = ended.as_ref().err();
     let code = error.map(Error::code);
+    let status = error.and_then(Error::http_status);
     let trace_id = error.and_then(Error::trace_id).map(str::to_owned);
     span.record("outcome", code.unwrap_or("ok"));
-    span.record("status", error.and_then(Error::http_status));
+    span.record("status", status);
     span.record("trace_id", trace_id.as_deref());
     telemetry::leg_ended(leg, elapsed, code);
 
@@ -162,6 +165,7 @@ pub(crate) async fn run<T>(
             outcome,
             succeeded: code.is_none(),
             code,
+            status,
             correlation_id: Arc::clone(correlation_id),
             trace_id,
             tls,
