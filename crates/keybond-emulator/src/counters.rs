@@ -38,6 +38,9 @@ pub struct Counters {
     pub token: u64,
     /// Those of `token` by resource: the scope without `/.default`.
     pub token_by_resource: BTreeMap<String, u64>,
+    /// The correlation ids that the metadata service and the token service were told, by leg: each once,
+    /// the newest 64 of each leg in the order of their coming.
+    pub correlation_ids: BTreeMap<&'static str, Vec<String>>,
     /// Key sets and configurations asked for at the token service.
     pub discovery: u64,
     /// Statements and keys asked for at the attestation service.
@@ -66,6 +69,7 @@ pub(crate) struct Counting {
     legs: [AtomicU64; 10],
     events: [AtomicU64; 7],
     resources: Mutex<BTreeMap<String, u64>>,
+    correlation_ids: Mutex<BTreeMap<&'static str, Vec<String>>>,
     imds: Mutex<Rate>,
 }
 
@@ -105,6 +109,7 @@ impl Counting {
         if leg == Leg::Issue && request.query.iter().any(is) {
             self.event(Event::BypassCache);
         }
+        self.correlation_id(leg, request);
         if leg == Leg::Token {
             let scope = url::form_urlencoded::parse(&request.body)
                 .find_map(|(name, value)| (name == "scope").then(|| value.into_owned()));
@@ -114,6 +119,26 @@ impl Counting {
                     .entry(resource.to_owned())
                     .or_default() += 1;
             }
+        }
+    }
+
+    fn correlation_id(&self, leg: Leg, request: &Request) {
+        const KEPT: usize = 64;
+        let header = if leg.is_imds() {
+            "x-ms-client-request-id"
+        } else {
+            "client-request-id"
+        };
+        let Some(id) = request.headers.get(header).and_then(|id| id.to_str().ok()) else {
+            return;
+        };
+        let mut legs = lock(&self.correlation_ids);
+        let ids = legs.entry(leg.name()).or_default();
+        if !ids.iter().any(|known| known == id) {
+            if ids.len() == KEPT {
+                ids.remove(0);
+            }
+            ids.push(id.to_owned());
         }
     }
 
@@ -135,6 +160,7 @@ impl Counting {
             imds_peak_per_second: lock(&self.imds).peak,
             token: of(Leg::Token),
             token_by_resource: lock(&self.resources).clone(),
+            correlation_ids: lock(&self.correlation_ids).clone(),
             discovery: of(Leg::Discovery),
             attestation: of(Leg::Attestation),
             vault: of(Leg::Vault),
@@ -152,6 +178,7 @@ impl Counting {
             counter.store(0, Ordering::Relaxed);
         }
         lock(&self.resources).clear();
+        lock(&self.correlation_ids).clear();
         *lock(&self.imds) = Rate::default();
     }
 }
