@@ -152,7 +152,9 @@ pub(crate) enum Command {
     /// Show what this machine offers: key stores with the cause of each refusal, and the identity source.
     #[command(
         after_help = "Exit codes: 0 if a managed identity can be used here, 3 if no key reaches the floor,\n\
-                            4 if no identity source can be reached.\nExample: keybond doctor --json"
+                            4 if no identity source can be reached; with --bundle, too, however the tried way ends.\n\
+                            Example: keybond doctor --json\n  \
+                      keybond doctor --bundle ticket.json --try https://vault.azure.net"
     )]
     Doctor(DoctorArgs),
     /// Show what can be had here: the source, how strong a key, and whether bound tokens will work.
@@ -207,6 +209,16 @@ pub(crate) enum Command {
 /// `keybond doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Write what a ticket needs to a new file (`-`: standard output): versions, this report, capabilities, names
+    /// of the variables that are set, kept certificates, the log. No token, key or value of a variable is in it.
+    #[arg(long, value_name = "NEW-FILE")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Go the whole way to a token for this resource, too, and tell every leg in the bundle. It makes a key, if
+    /// there is none, and asks the services for a certificate and a token.
+    #[arg(long = "try", value_name = "RESOURCE", requires = "bundle")]
+    pub(crate) try_resource: Option<String>,
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
     #[command(flatten)]
     pub(crate) key: KeyArgs,
     #[command(flatten)]

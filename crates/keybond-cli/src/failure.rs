@@ -59,19 +59,21 @@ impl Failure {
         )
     }
 
+    /// For programs.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        json!({
+            "code": self.code,
+            // Further lines repeat for people what the details say to programs.
+            "message": self.message.lines().next(),
+            "remedy": self.remedy,
+            "details": self.details,
+        })
+    }
+
     /// Prints the failure to standard error, as text or JSON, and gives the exit code.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         if json {
-            // Further lines repeat for people what the details say to programs.
-            let message = self.message.lines().next();
-            let report = json!({
-                "error": {
-                    "code": self.code,
-                    "message": message,
-                    "remedy": self.remedy,
-                    "details": self.details,
-                }
-            });
+            let report = json!({ "error": self.to_json() });
             eprintln!("{report:#}");
         } else {
             let mut lines = self.message.lines();

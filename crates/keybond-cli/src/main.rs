@@ -7,12 +7,12 @@ mod args;
 mod commands;
 mod failure;
 mod harden;
+mod log;
 mod session;
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{CertCommand, Cli, Command, KeyCommand},
@@ -22,7 +22,8 @@ use crate::{
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
-    let started = start_log(&cli.global.log).map(|()| harden::protect_memory());
+    let keep = matches!(&cli.command, Command::Doctor(args) if args.bundle.is_some());
+    let started = log::start(&cli.global.log, keep).map(|()| harden::protect_memory());
     match started.and_then(|()| run(cli)) {
         Ok(code) => code,
         Err(failure) => failure.report(json),
@@ -54,15 +55,4 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Emulate(args) => commands::emulate::run(&args, json).await,
         Command::Demo(args) => commands::demo::run(&args, json).await,
     }
-}
-
-fn start_log(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| Failure::usage(format!("--log `{filter}` is no log filter: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
 }

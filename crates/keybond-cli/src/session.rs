@@ -193,20 +193,27 @@ pub(crate) async fn managed_identity(
     key: &KeyArgs,
     trust: &TrustArgs,
 ) -> Result<ManagedIdentityBuilder, Failure> {
+    builder(identity, key_provider(key)?, key, trust).await
+}
+
+/// The same with a key provider that is there already.
+pub(crate) async fn builder(
+    identity: &IdentityArgs,
+    provider: KeyProvider,
+    key: &KeyArgs,
+    trust: &TrustArgs,
+) -> Result<ManagedIdentityBuilder, Failure> {
     let identity = which(identity)?;
     let builder = with_certificates(ManagedIdentity::builder(), &identity, key)
         .identity(identity)
-        .key_provider(key_provider(key)?)
+        .key_provider(provider)
         .minimum_strength(key.min_strength)
         .tls(connector(trust).await?);
     Ok(with_switch(builder, key))
 }
 
 /// The builder, told where an operator's file switch may lie.
-pub(crate) fn with_switch(
-    builder: ManagedIdentityBuilder,
-    key: &KeyArgs,
-) -> ManagedIdentityBuilder {
+fn with_switch(builder: ManagedIdentityBuilder, key: &KeyArgs) -> ManagedIdentityBuilder {
     match state_dir(key) {
         Some(directory) => builder.state_directory(directory),
         None => builder,

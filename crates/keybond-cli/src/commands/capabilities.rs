@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use serde_json::json;
+use keybond::Capabilities;
+use serde_json::{Value, json};
 
 use super::{print_json, write_out};
 use crate::{args::CapabilitiesArgs, failure::Failure, session};
@@ -18,21 +19,7 @@ pub(crate) async fn run(args: &CapabilitiesArgs, json: bool) -> Result<ExitCode,
     };
     let why_not = found.bound_tokens().err();
     if json {
-        print_json(&json!({
-            "source": found.source,
-            "strength": found.strength,
-            "strength_shown": found.strength_shown,
-            "floor": found.floor,
-            "stores": found.stores.considered,
-            "bearer_tokens": found.bearer_tokens(),
-            "bound_tokens": why_not.is_none(),
-            "why_not": why_not.map(|error| json!({
-                "code": error.code(),
-                "message": error.to_string(),
-                "remedy": error.remedy(),
-                "certain": !error.retryable(),
-            })),
-        }))?;
+        print_json(&describe(&found))?;
     } else {
         write_out(format!("{found}\n").as_bytes())?;
     }
@@ -40,5 +27,25 @@ pub(crate) async fn run(args: &CapabilitiesArgs, json: bool) -> Result<ExitCode,
         None => ExitCode::SUCCESS,
         Some(_) if !found.bearer_tokens() => ExitCode::from(4),
         Some(_) => ExitCode::from(3),
+    })
+}
+
+/// What was found, for programs.
+pub(crate) fn describe(found: &Capabilities) -> Value {
+    let why_not = found.bound_tokens().err();
+    json!({
+        "source": found.source,
+        "strength": found.strength,
+        "strength_shown": found.strength_shown,
+        "floor": found.floor,
+        "stores": found.stores.considered,
+        "bearer_tokens": found.bearer_tokens(),
+        "bound_tokens": why_not.is_none(),
+        "why_not": why_not.map(|error| json!({
+            "code": error.code(),
+            "message": error.to_string(),
+            "remedy": error.remedy(),
+            "certain": !error.retryable(),
+        })),
     })
 }
