@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Input, Life, Machine, Output, spread};
+use super::{Input, Life, Machine, Output, SKEW, spread};
 
 /// A certificate is replaced a day before it ends, or halfway.
 const RENEW_BEFORE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -12,13 +12,18 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// The times of a certificate: replaced at the smaller of a day and half its life before its end, up to a tenth
 /// of that earlier or later (`jitter` from -1 to 1), so that machines which started together do not ask together.
+///
+/// Issuers date certificates back by some minutes, for clocks that are slow. That is no life: a certificate that
+/// ends soon would be due when it is born.
 pub(crate) fn life(
     obtained: SystemTime,
     not_before: SystemTime,
     not_after: SystemTime,
     jitter: f64,
 ) -> Life {
-    let whole = not_after.duration_since(not_before).unwrap_or_default();
+    let dated_back = obtained.duration_since(not_before).unwrap_or_default();
+    let begin = not_before + dated_back.min(SKEW);
+    let whole = not_after.duration_since(begin).unwrap_or_default();
     Life {
         obtained,
         refresh_on: not_after - spread(RENEW_BEFORE.min(whole / 2), 0.1 * jitter),

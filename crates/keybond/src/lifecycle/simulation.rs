@@ -55,6 +55,8 @@ enum Event {
 struct Cert {
     id: u64,
     key: u64,
+    /// By the client's clock.
+    got: SystemTime,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -309,11 +311,11 @@ impl World {
     fn is_usable(&self, token: &Token) -> bool {
         let now = self.clock();
         let margin = Duration::from_secs(300).min(token.expires_in / 10);
-        let whole = token
-            .cert
-            .not_after
-            .duration_since(token.cert.not_before)
-            .unwrap();
+        let cert = &token.cert;
+        // Up to five minutes before it was there are no life.
+        let before = cert.got.duration_since(cert.not_before).unwrap_or_default();
+        let begin = cert.not_before + before.min(Duration::from_secs(300));
+        let whole = cert.not_after.duration_since(begin).unwrap_or_default();
         let cert_margin = Duration::from_secs(30).min(whole / 30);
         now < token.asked_at + token.expires_in - margin
             && now < token.cert.not_after - cert_margin
@@ -450,6 +452,7 @@ impl World {
         let cert = Cert {
             id: self.issued,
             key: self.key,
+            got: self.clock(),
             not_before: truth - Duration::from_millis(self.roll(5_000)),
             not_after: truth + Duration::from_millis(self.lifetime),
         };

@@ -196,6 +196,13 @@ fn times_are_as_promised() {
     let short = certificate::life(born, born, born + seconds_of(90), 0.0);
     assert_eq!(short.refresh_on, born + seconds_of(45));
     assert_eq!(short.usable_until, born + seconds_of(87));
+    // Dated back by five minutes, and read from the disk a minute later: no difference.
+    for later in [0, 60] {
+        let (from, until) = (born - seconds_of(300), born + seconds_of(90));
+        let found = certificate::life(born + seconds_of(later), from, until, 0.0);
+        assert_eq!(found.refresh_on, short.refresh_on);
+        assert_eq!(found.usable_until, short.usable_until);
+    }
     // A tenth earlier or later.
     for (jitter, lead) in [(-1.0, 0.9), (1.0, 1.1)] {
         let life = certificate::life(born, born, born + seconds_of(14 * day), jitter);
