@@ -29,7 +29,7 @@
 //!
 //! Limits: TLS 1.3 post-handshake authentication does not exist in the stack beneath, so [`Leg::OnDemand`] speaks
 //! TLS 1.2 only; sessions are not resumed. On targets with Microsoft's C compiler, which cannot build that stack,
-//! the connector is [`RustlsConnector`] (elsewhere behind the feature `rustls`): it refuses [`Leg::OnDemand`].
+//! the connector is `RustlsConnector` (elsewhere behind the feature `rustls`): it refuses [`Leg::OnDemand`].
 #![deny(unsafe_code)]
 
 mod alert;
