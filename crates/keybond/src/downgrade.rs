@@ -2,9 +2,9 @@
 //! because bound tokens cannot be had here, and never unseen.
 //!
 //! What is no reason: anything that may pass (an outage, a deadline), anything that an attacker can bring about
-//! by answering wrongly (a redirect, a certificate for another key, a token of another type), a certificate or a
-//! key that is refused, an attestation that fails. And a floor above `software` rules it out altogether: a token
-//! without a key is weaker than every key.
+//! by answering wrongly (a redirect, a 404 that is not the metadata service's, a certificate for another key, a
+//! token of another type), a certificate or a key that is refused, an attestation that fails. And a floor above
+//! `software` rules it out altogether: a token without a key is weaker than every key.
 
 pub(crate) mod refusals;
 
@@ -20,6 +20,7 @@ use crate::{
     bearer::BearerToken,
     client::{ManagedIdentity, Shared},
     error::{Error, SourceProblem},
+    leg::Leg,
     telemetry,
     token::{
         AccessToken, TokenType,
@@ -129,7 +130,11 @@ impl ManagedIdentity {
             return Ok(GrantedToken::Bound(self.token(resource).await?));
         }
         let shared = &self.shared;
-        let reason = match shared.remedies.unbound.of(resource, Instant::now()) {
+        // What was said about bound tokens says nothing about one that is here.
+        let slot = shared.tokens.slot(resource);
+        let cached = slot.usable(shared.clock.now(), &shared.bindings).is_some();
+        let unbound = &shared.remedies.unbound;
+        let reason = match unbound.of(resource, Instant::now()).filter(|_| !cached) {
             Some(reason) => reason,
             None => match self.token(resource).await {
                 Ok(token) => return Ok(GrantedToken::Bound(token)),
@@ -178,9 +183,15 @@ fn is_incapability(reason: &Error) -> bool {
     match reason {
         Error::Disabled { .. } | Error::V1Only { .. } => true,
         Error::Source { problem, .. } => matches!(problem, SourceProblem::PopNotSupported),
-        Error::Refused { error_codes, .. } => error_codes
-            .iter()
-            .any(|code| [RESOURCE_UNBOUND, TENANT_UNBOUND].contains(code)),
+        // The same numbers from anybody else are not the token service's word.
+        Error::Refused {
+            at, error_codes, ..
+        } => {
+            at.leg == Leg::Token
+                && error_codes
+                    .iter()
+                    .any(|code| [RESOURCE_UNBOUND, TENANT_UNBOUND].contains(code))
+        }
         _ => false,
     }
 }

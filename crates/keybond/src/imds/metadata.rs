@@ -35,7 +35,11 @@ impl Imds {
         let at = answer.place(at, &ask);
         match answer.status.as_u16() {
             200 => {}
-            404 => return Err(Error::V1Only { at }),
+            404 => {
+                // A proxy's 404 says nothing about the service.
+                check_server(&answer.headers, &at)?;
+                return Err(Error::V1Only { at });
+            }
             _ => return Err(refusal(&answer, at, &ask)),
         }
         check_server(&answer.headers, &at)?;

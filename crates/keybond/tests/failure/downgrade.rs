@@ -60,6 +60,43 @@ async fn what_may_pass_is_no_reason() {
 }
 
 #[tokio::test]
+async fn a_bound_token_that_is_cached_is_used_whatever_was_said_before() {
+    let bench = Bench::new().await;
+    version_2_answers(&bench, Reply::status(404, "{}"));
+    let client = bench.client();
+    code(&client).await.unwrap();
+    bench.azure.untwist();
+    let bound = client.token(RESOURCE).await.unwrap();
+    let granted = client.token_with_policy(RESOURCE, ALLOW).await.unwrap();
+    assert!(granted.downgraded().is_none());
+    assert_eq!(granted.secret(), bound.secret());
+}
+
+/// What comes over plain HTTP may be anybody's word.
+#[tokio::test]
+async fn the_metadata_service_speaks_for_itself_alone() {
+    let no_bound_tokens = r#"{"error":"invalid_target","error_codes":[392196]}"#;
+    for (reply, expected) in [
+        (
+            Reply::status(400, no_bound_tokens),
+            "managed_identity_request_failed",
+        ),
+        (
+            Reply::status(404, "{}").without_header("server"),
+            "server_header_invalid",
+        ),
+        (
+            Reply::status(404, "{}").with_header("server", "proxy"),
+            "server_header_invalid",
+        ),
+    ] {
+        let bench = Bench::new().await;
+        version_2_answers(&bench, reply);
+        assert_eq!(code(&bench.client()).await.unwrap_err(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_floor_rules_it_out() {
     let bench = Bench::new().await;
     bench.env.set("MSAL_MI_DISABLE_IMDS_V2", "1");
