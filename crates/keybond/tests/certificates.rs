@@ -12,11 +12,11 @@ use std::{
 
 use keybond::{
     AttestationError, AttestationProvider, AttestationRequest, AttestationToken, Identity,
-    KeyProvider, ManagedIdentityBuilder, MemoryCertificates,
-    keys::{StoreId, Verdict},
+    KeyProvider, Leg, ManagedIdentityBuilder, MemoryCertificates,
+    keys::{Reason, StoreId, Verdict},
     tls::BoxFuture,
 };
-use keybond_testkit::stores::ScriptedStore;
+use keybond_testkit::stores::{Op, ScriptedStore};
 use support::{Bench, CLIENT, OTHER, RESOURCE, azure::Service, server::Reply};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -422,6 +422,29 @@ async fn a_key_that_died_while_nobody_ran_costs_one_certificate() {
     let key = |token: &keybond::AccessToken| token.binding().unwrap().key().id();
     assert_eq!(key(&first), key(&second), "one new key");
     assert_eq!(machine.issued(), 2, "one new certificate");
+}
+
+/// No connection shows that the key is gone, for there is no certificate to connect with: its signature does.
+#[tokio::test]
+async fn a_key_that_dies_before_it_is_certified_is_replaced() {
+    let machine = Machine::new().await;
+    let keys = provider(&machine.device);
+    let dead = keys.get_or_create_key().await.unwrap();
+    machine.device.kill();
+    let client = machine.process().key_provider(keys).build().unwrap();
+    let token = client.token(RESOURCE).await.unwrap();
+    assert_ne!(token.binding().unwrap().key().id(), dead.id());
+    assert_eq!(machine.issued(), 1);
+
+    // A device that is busy shows no death: the failure is told, and the key stays.
+    machine
+        .device
+        .always(Op::Sign, machine.device.refusal(Reason::Busy));
+    let failed = client.renew().await.unwrap_err();
+    assert_eq!(failed.leg(), Some(Leg::Csr), "{failed}");
+    machine.device.heal(Op::Sign);
+    let renewed = client.renew().await.unwrap();
+    assert_eq!(renewed.key().id(), token.binding().unwrap().key().id());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use keybond_keys::HeldKey;
+use keybond_keys::{HeldKey, KeyError, Verdict};
 use keybond_tls::ClientIdentity;
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     acquisition::Acquisition,
     attestation::{self, Attesting},
     client::Shared,
-    csr::{CsrSubject, build_csr},
+    csr::{CsrError, CsrSubject, build_csr},
     error::{At, Error, Malformation},
     imds::{
         issue::{Allowed, Request},
@@ -68,6 +68,57 @@ pub(crate) async fn mint(
     }
     shared.check_switch(Leg::Metadata)?;
     let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
+    let minted = mint_for(shared, way, why, Arc::clone(&key)).await;
+    let Err(failure) = minted else {
+        return minted;
+    };
+    // Where no certificate is in use no connection shows that the key is dead. Once, for a new key that does
+    // not sign either is no accident.
+    if !was_replaced(shared, way, &key, &failure).await? {
+        return Err(failure);
+    }
+    let key = way.leg(Leg::Key, hold_key(shared, way)).await?;
+    mint_for(shared, way, why, key).await
+}
+
+/// Whether the key failed, and its device showed that it is dead and another took its place.
+async fn was_replaced(
+    shared: &Shared,
+    way: &Acquisition,
+    key: &HeldKey,
+    failure: &Error,
+) -> Result<bool, Error> {
+    let Error::Csr {
+        cause: CsrError::Sign(_),
+        ..
+    } = failure
+    else {
+        return Ok(false);
+    };
+    let cause = failure.to_string();
+    let proving = shared.keys.report_failure(key, &cause);
+    // If there is no time to look, what the key said first is what the caller should hear of.
+    let Ok(verdict) = way.deadline.bound(Leg::Key, &way.id, proving).await else {
+        return Ok(false);
+    };
+    let outcome = match verdict.map_err(|cause| key_error(way, cause))? {
+        Verdict::Replaced(_) => "replaced",
+        Verdict::Alive => "alive",
+        Verdict::Unproven(error) => {
+            tracing::warn!(target: "keybond", %error, "the key's device does not say whether it is alive");
+            "unproven"
+        }
+    };
+    telemetry::remedy("prove_key", outcome);
+    Ok(outcome == "replaced")
+}
+
+async fn mint_for(
+    shared: &Shared,
+    way: &Acquisition,
+    why: &Mint,
+    key: Arc<HeldKey>,
+) -> Result<Arc<Binding>, Error> {
     let Some(keeping) = Keeping::of(shared, way, why, &key) else {
         let metadata = metadata(shared, way).await?;
         return certify(shared, way, why, key, &metadata).await;
@@ -99,10 +150,7 @@ async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey
         .deadline
         .bound(Leg::Key, &way.id, held)
         .await?
-        .map_err(|cause| Error::Key {
-            cause,
-            correlation_id: Arc::clone(&way.id),
-        })?;
+        .map_err(|cause| key_error(way, cause))?;
     let outcome = format!(
         "an RSA-{} key in {}, strength {}",
         key.public_key().bits(),
@@ -110,6 +158,13 @@ async fn hold_key(shared: &Shared, way: &Acquisition) -> Result<Done<Arc<HeldKey
         key.strength()
     );
     Ok(Done::new(key, outcome))
+}
+
+fn key_error(way: &Acquisition, cause: KeyError) -> Error {
+    Error::Key {
+        cause,
+        correlation_id: Arc::clone(&way.id),
+    }
 }
 
 async fn metadata(shared: &Shared, way: &Acquisition) -> Result<Arc<Metadata>, Error> {
