@@ -222,7 +222,8 @@ impl Net {
     /// One attempt at a protocol exchange, bounded in time and size.
     async fn exchange(&self, ask: &Ask, at: &At, deadline: Deadline) -> Result<Answer, Error> {
         if matches!(ask.via, Via::LocalTcp { .. }) {
-            let turn = self.imds_pace.turn();
+            let turn = self.imds_pace.turn(deadline.at);
+            let turn = turn.ok_or_else(|| deadline.exceeded(at.leg, &at.correlation_id))?;
             if turn > Instant::now() {
                 let wait = tokio::time::sleep_until(turn);
                 deadline.bound(at.leg, &at.correlation_id, wait).await?;

@@ -271,3 +271,26 @@ async fn a_silent_metadata_service_is_asked_four_times_and_reported_as_unreachab
         (4 * 20 + 7, 4)
     );
 }
+
+#[tokio::test]
+async fn who_would_get_no_turn_in_time_is_told_at_once_and_takes_no_place() {
+    let bench = paused().await;
+    // A certificate takes two requests; two are allowed at once, and then one a minute.
+    let client = bench
+        .builder()
+        .imds_rate(1.0 / 60.0, 2)
+        .deadline(Duration::from_secs(50))
+        .build()
+        .unwrap();
+    client.credential().await.unwrap();
+    let started = Instant::now();
+    for _ in 0..100 {
+        let error = client.renew().await.unwrap_err();
+        assert_eq!(error.code(), "deadline_exceeded");
+        assert_eq!(started.elapsed().as_secs(), 0, "nothing to wait for");
+    }
+    tokio::time::advance(Duration::from_secs(120)).await;
+    client.renew().await.unwrap();
+    assert_eq!(started.elapsed().as_secs(), 120);
+    assert_eq!(bench.azure.count(Service::Issue), 2);
+}

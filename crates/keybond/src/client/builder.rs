@@ -186,8 +186,8 @@ impl ManagedIdentityBuilder {
     }
 
     /// How often this client asks the metadata service at most, retries included: `burst` times at once and
-    /// `per_second` times a second in the long run; 5 and 5 if not set. Who comes too early waits, within its
-    /// deadline.
+    /// `per_second` times a second in the long run; 5 and 5 if not set. Who comes too early waits, and
+    /// fails at once if its turn would come after its deadline.
     pub fn imds_rate(mut self, per_second: f64, burst: u32) -> Self {
         self.imds_rate = Rate { per_second, burst };
         self

@@ -200,6 +200,7 @@ pub(super) const TABLE: &[Entry] = &[
             "A slow or restarting service.",
             "A key device that does not answer.",
             "A deadline shorter than the waits between retries.",
+            "So many requests to the metadata service that this one's turn would come after the deadline.",
         ],
         &["Look at the times of the legs to see who is slow; raise the deadline if they are honest."],
     ),

@@ -37,10 +37,15 @@ impl Pace {
     }
 
     /// Takes a place in the row; the answer is how long to wait for it. `now` is counted from any fixed instant.
-    pub(crate) fn turn(&mut self, now: Duration) -> Duration {
+    /// Who would have to wait for `patience` or longer takes none, and leaves the row as it is.
+    pub(crate) fn turn(&mut self, now: Duration, patience: Duration) -> Option<Duration> {
         let due = self.next.max(now);
+        let wait = due.saturating_sub(self.tolerance).saturating_sub(now);
+        if wait >= patience {
+            return None;
+        }
         self.next = due + self.interval;
-        due.saturating_sub(self.tolerance).saturating_sub(now)
+        Some(wait)
     }
 }
 
@@ -58,12 +63,15 @@ impl Turnstile {
         }
     }
 
-    /// When this caller's turn is. Who does not come leaves a gap.
-    pub(crate) fn turn(&self) -> Instant {
+    /// When this caller's turn is; `None` if not before `latest`, and then the turn is another's. Who does not come
+    /// leaves a gap.
+    pub(crate) fn turn(&self, latest: Instant) -> Option<Instant> {
         let now = Instant::now();
         let since = *self.since.get_or_init(|| now);
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        now + pace.turn(now.saturating_duration_since(since))
+        let patience = latest.saturating_duration_since(now);
+        let wait = pace.turn(now.saturating_duration_since(since), patience)?;
+        Some(now + wait)
     }
 }
 
@@ -79,10 +87,35 @@ mod tests {
         });
         // Everybody comes at once, then somebody comes after a long silence.
         let waits: Vec<u128> = (0..6)
-            .map(|_| pace.turn(Duration::from_secs(9)).as_millis())
+            .map(|_| pace.turn(Duration::from_secs(9), Duration::MAX).unwrap())
+            .map(|wait| wait.as_millis())
             .collect();
         assert_eq!(waits, [0, 0, 0, 200, 400, 600]);
-        assert_eq!(pace.turn(Duration::from_secs(100)), Duration::ZERO);
+        let late = pace.turn(Duration::from_secs(100), Duration::MAX);
+        assert_eq!(late, Some(Duration::ZERO));
+    }
+
+    /// However many ask, the row is never longer than they would wait: as many are served as the rate allows.
+    #[test]
+    fn a_rush_makes_no_row_that_nobody_waits_out() {
+        let mut pace = Pace::new(Rate {
+            per_second: 5.0,
+            burst: 5,
+        });
+        let patience = Duration::from_secs(2);
+        let mut served = 0;
+        for second in 0..60 {
+            let now = Duration::from_secs(second);
+            for _ in 0..1000 {
+                let Some(wait) = pace.turn(now, patience) else {
+                    continue;
+                };
+                assert!(wait < patience);
+                served += 1;
+            }
+        }
+        // The burst, and five for every second that passed and for the two that the last ones wait.
+        assert_eq!(served, 4 + 59 * 5 + 2 * 5);
     }
 
     proptest::proptest! {
@@ -94,7 +127,7 @@ mod tests {
             let mut passed = Vec::new();
             for gap in gaps {
                 now += Duration::from_millis(gap);
-                passed.push(now + pace.turn(now));
+                passed.push(now + pace.turn(now, Duration::MAX).unwrap());
             }
             for (index, from) in passed.iter().enumerate() {
                 for (more, until) in passed[index..].iter().enumerate() {

@@ -414,7 +414,8 @@ impl World {
 
     fn imds_turn(&mut self, delay: u64, leg: u8, attempt: usize) {
         let at = Duration::from_millis(self.now + delay);
-        let wait = self.pace.turn(at).as_nanos().div_ceil(1_000_000);
+        let wait = self.pace.turn(at, Duration::MAX).unwrap();
+        let wait = wait.as_nanos().div_ceil(1_000_000);
         self.later(
             delay + u64::try_from(wait).unwrap(),
             Event::Imds(leg, attempt),
