@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         ("demo", options) => test::demo(options),
         ("test", []) => test::test(),
         ("check", []) => setup::cargo_tools().and_then(|()| check::check()),
-        ("windows", []) => windows::windows().map(drop),
+        ("windows", []) => windows::windows(&mut test::Totals::default()),
         ("fuzz", options) => fuzz::fuzz(options),
         ("soak", options) => soak::soak(options),
         ("mutants", options) => mutants::mutants(options),

@@ -1,6 +1,9 @@
 //! Installs what the tests need, as often as it is asked and only what is missing.
 
-use crate::run::{Failure, answers, run, run_with};
+use crate::{
+    run::{Failure, answers, run, run_with},
+    windows,
+};
 
 /// Debian package and a file that shows it is there.
 const PACKAGES: &[(&str, &str)] = &[
@@ -18,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
         "/usr/lib/x86_64-linux-gnu/ossl-modules/tpm2.so",
     ),
     ("gdb", "/usr/bin/gcore"),
+    // Users other than root mount with its help.
+    ("fuse3", "/usr/bin/fusermount3"),
     ("softhsm2", "/usr/bin/softhsm2-util"),
     ("apache2-bin", "/usr/sbin/apache2"),
     (
@@ -32,6 +37,7 @@ const TOOLS: &[(&str, &str)] = &[("cargo-deny", "0.20.2")];
 /// System packages and cargo tools.
 pub(crate) fn everything() -> Result<(), Failure> {
     packages()?;
+    windows::packages()?;
     cargo_tools()
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn test() -> Result<(), Failure> {
         |line| totals.read(line),
     )?;
     let fuzzed = fuzz::fuzz(&[]);
-    let windows = windows().map(|beds| totals += beds);
+    let windows = windows(&mut totals);
     let readme = readme_commands();
     let ended = started.elapsed().as_secs();
     println!("\nall stages: {} min {} s", ended / 60, ended % 60);

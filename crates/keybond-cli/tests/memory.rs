@@ -85,6 +85,10 @@ fn a_dropped_key_leaves_nothing_behind() {
         command.kill().unwrap();
         command.wait().unwrap();
         assert_eq!(denied, ErrorKind::PermissionDenied);
+        keybond_testkit::skipped(
+            "the search for a dropped key in memory",
+            &"only root can read it",
+        );
         return;
     }
 

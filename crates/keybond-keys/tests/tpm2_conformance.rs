@@ -50,7 +50,6 @@ fn over_a_socket() {
 }
 
 #[test]
-#[allow(clippy::print_stderr)]
 fn over_a_device_with_a_resource_manager() {
     let (tpm, other) = (Swtpm::start().unwrap(), Swtpm::start().unwrap());
     let device = |tpm: &Swtpm| Tpmrm0::start(&tpm.socket(), 0o660, Duration::ZERO);
@@ -61,7 +60,7 @@ fn over_a_device_with_a_resource_manager() {
                 !std::path::Path::new("/dev/fuse").exists(),
                 "/dev/fuse is there, but: {error}"
             );
-            eprintln!("SKIPPED over_a_device_with_a_resource_manager: no /dev/fuse ({error})");
+            keybond_testkit::skipped("tpm2 over a device with a resource manager", &error);
             return;
         }
     };

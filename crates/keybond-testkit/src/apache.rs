@@ -104,9 +104,10 @@ impl Apache {
 impl Drop for Apache {
     fn drop(&mut self) {
         // Its children only end when asked politely.
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
+        let _ = rustix::process::kill_process(
+            rustix::process::Pid::from_child(&self.child),
+            rustix::process::Signal::TERM,
+        );
         let _ = self.child.wait();
     }
 }

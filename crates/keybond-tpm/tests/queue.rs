@@ -49,8 +49,10 @@ fn those_who_wait_are_counted() {
     // The TPM does not answer before it is let go.
     let (let_go, held) = channel::<()>();
     let held = Mutex::new(held);
+    let (came, first) = channel();
     let shim = Shim::start(&swtpm.socket(), move |command| {
         if command[6..10] == [0, 0, 1, 0x5d] {
+            let _ = came.send(());
             // Err means that nobody holds it any more.
             let _ = held.lock().unwrap().recv();
         }
@@ -62,6 +64,8 @@ fn those_who_wait_are_counted() {
         for _ in 0..4 {
             scope.spawn(|| assert_signs(&key, PKCS1));
         }
+        // One is with the TPM, so no more than three can ever wait.
+        first.recv_timeout(Duration::from_secs(20)).unwrap();
         let end = Instant::now() + Duration::from_secs(20);
         while shown() < 3.0 {
             assert!(Instant::now() < end, "{} wait", shown());

@@ -41,7 +41,10 @@ fn thousands_of_signatures_leave_nothing_behind() {
     let (address, through) = match &device {
         Ok(device) => (device.address(), "a resource manager"),
         Err(error) => {
-            eprintln!("SKIPPED the resource manager, a socket serves: {error}");
+            keybond_testkit::skipped(
+                "the soak through a resource manager (a socket serves)",
+                &error,
+            );
             (swtpm.address(), "a socket")
         }
     };

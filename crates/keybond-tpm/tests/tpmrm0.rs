@@ -18,11 +18,10 @@ use keybond_tpm::{ErrorKind, Existing, ExportAttempt, Hash, KeyBlob, Scheme, Tpm
 const PSS: Scheme = Scheme::Pss(Hash::Sha256);
 
 /// `None`, said loudly, on machines without FUSE.
-#[allow(clippy::print_stderr, reason = "a skipped test must be seen")]
 fn bed(delay: Duration) -> Option<(Swtpm, Tpmrm0)> {
     let swtpm = Swtpm::start().unwrap();
     if !Path::new("/dev/fuse").exists() {
-        eprintln!("SKIPPED: there is no /dev/fuse on this machine");
+        keybond_testkit::skipped("a device with a resource manager", &"there is no /dev/fuse");
         return None;
     }
     let device = Tpmrm0::start(&swtpm.socket(), 0o600, delay).unwrap();

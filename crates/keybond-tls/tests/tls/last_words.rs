@@ -90,8 +90,8 @@ fn sign_when_gone(hand: &Hand, reset: Receiver<()>) {
     let hand = hand.clone();
     hand.set(Mood::Wait);
     thread::spawn(move || {
+        // The key may not even have been asked yet: it then signs at once.
         reset.recv().unwrap();
-        assert_eq!(hand.entered(), 1, "the server went before the signature");
         hand.set(Mood::Sign);
     });
 }
