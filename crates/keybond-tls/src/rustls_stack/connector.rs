@@ -26,7 +26,7 @@ use crate::{
     host::Host,
     identity::ClientIdentity,
     roots::TrustRoots,
-    seam::{BoxFuture, Leg, TlsConn, TlsConnector},
+    seam::{BoxFuture, Leg, TlsConn, TlsConnector, TlsVersion},
 };
 
 /// How long a handshake may take unless said otherwise.
@@ -74,10 +74,12 @@ impl RustlsConnector {
         &self,
         tcp: TcpStream,
         host: Host,
+        newest: TlsVersion,
         identity: Option<Arc<ClientIdentity>>,
     ) -> Result<Stream, TlsError> {
         let handshake = Arc::new(Handshake::default());
         let base = match &identity {
+            _ if newest == TlsVersion::Tls12 => &self.tls12,
             Some(identity) if !identity.key().supports(SignatureScheme::RsaPssSha256) => {
                 &self.tls12
             }
@@ -124,6 +126,17 @@ impl TlsConnector for RustlsConnector {
         leg: Leg,
         identity: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        self.connect_up_to(tcp, host, leg, TlsVersion::Tls13, identity)
+    }
+
+    fn connect_up_to<'a>(
+        &'a self,
+        tcp: TcpStream,
+        host: &'a str,
+        leg: Leg,
+        newest: TlsVersion,
+        identity: Option<Arc<ClientIdentity>>,
+    ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
         Box::pin(async move {
             let host = Host::parse(host)?;
             if leg == Leg::OnDemand {
@@ -133,7 +146,7 @@ impl TlsConnector for RustlsConnector {
             // Small records must not wait for each other; a socket that refuses is only slower.
             let _ = tcp.set_nodelay(true);
             let identity = identity.filter(|_| leg == Leg::FirstHandshake);
-            let stream = self.establish(tcp, host, identity).await?;
+            let stream = self.establish(tcp, host, newest, identity).await?;
             Ok(Box::new(stream) as Box<dyn TlsConn>)
         })
     }

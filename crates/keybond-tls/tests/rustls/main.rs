@@ -22,7 +22,7 @@ mod transfer;
 
 use keybond_keys::SignatureScheme;
 pub(crate) use keybond_tls::RustlsConnector as Connector;
-use keybond_tls::{Leg, TlsConnector as _};
+use keybond_tls::{Leg, TlsConnector as _, TlsVersion};
 use rustls::version::{TLS12, TLS13};
 use tokio::io::AsyncReadExt as _;
 
@@ -77,5 +77,30 @@ async fn a_slow_signature_holds_up_no_worker() {
         );
         accepted.unwrap();
         assert!(connected.unwrap().info().client_signature.is_some());
+    }
+}
+
+/// Servers that ask for certificates under TLS 1.2 alone are called up to that version.
+#[tokio::test]
+async fn tls_1_3_can_be_left_out() {
+    let pki = Pki::new();
+    for (version, served) in [(&TLS12, true), (&TLS13, false)] {
+        let server = RustlsServer::start(&pki, version).await;
+        let (connector, identity) = (pki.connector(), pki.identity().await);
+        let tcp = server.dial().await;
+        let (connected, _) = tokio::join!(
+            connector.connect_up_to(
+                tcp,
+                "localhost",
+                Leg::FirstHandshake,
+                TlsVersion::Tls12,
+                Some(identity)
+            ),
+            server.accept()
+        );
+        match connected {
+            Ok(connection) => assert!(served && connection.info().version == TlsVersion::Tls12),
+            Err(error) => assert!(!served && error.code() == "tls_alert_received", "{error}"),
+        }
     }
 }
