@@ -1,8 +1,16 @@
 //! Certificates that were kept: looked for, checked again, and waited for while somebody else asks.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use keybond_keys::HeldKey;
+use tokio::time::Instant;
 
 use super::{
     Binding,
@@ -24,6 +32,10 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const RAREST_LOOK: Duration = Duration::from_millis(250);
 
+/// How long an answer of the store is waited for. Files take milliseconds; a file server that went away never
+/// answers.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// One run's view of the store.
 pub(super) struct Keeping<'a> {
     shared: &'a Shared,
@@ -32,6 +44,10 @@ pub(super) struct Keeping<'a> {
     key: &'a Arc<HeldKey>,
     store: Arc<dyn CertificateStore>,
     source: &'a str,
+    /// The store did not answer, and is not asked again.
+    silent: AtomicBool,
+    /// Until when somebody else's turn is waited for: a holder that was stopped never gives it back.
+    wait_until: Instant,
 }
 
 /// Whose turn it is to ask for a certificate.
@@ -63,20 +79,22 @@ impl<'a> Keeping<'a> {
             key,
             store,
             source: shared.imds.endpoint.as_str(),
+            silent: AtomicBool::new(false),
+            wait_until: half_way(Instant::now(), way.deadline.at),
         })
     }
 
     /// What was kept for the identity as it was named, or the turn to ask.
-    pub(super) async fn turn(&self) -> Result<Turn, Error> {
+    pub(super) async fn turn(&self) -> Turn {
         self.wait(&self.shared.imds.identity).await
     }
 
     /// The same for the client id that the metadata service named.
-    pub(super) async fn turn_of(&self, client_id: &str) -> Result<Turn, Error> {
+    pub(super) async fn turn_of(&self, client_id: &str) -> Turn {
         let identity = &self.shared.imds.identity;
         let canonical = Identity::ClientId(client_id.to_ascii_lowercase());
         if *identity == canonical {
-            return Ok(Turn::Mine(None));
+            return Turn::Mine(None);
         }
         let (source, named) = (self.source.to_owned(), identity.clone());
         let id = client_id.to_ascii_lowercase();
@@ -89,34 +107,36 @@ impl<'a> Keeping<'a> {
         self.wait(&canonical).await
     }
 
-    async fn wait(&self, named: &Identity) -> Result<Turn, Error> {
+    async fn wait(&self, named: &Identity) -> Turn {
         let attested = self.shared.attestation.is_some();
         let lock = store::lock_name(self.source, named, attested, self.key.id());
         let mut pause = FIRST_LOOK;
         loop {
             if let Some(binding) = self.look(named).await {
-                return Ok(Turn::Served(binding));
+                return Turn::Served(binding);
             }
             let name = lock.clone();
             let locked = match self.ask(move |store| store.try_lock(&name)).await {
                 Some(Ok(locked)) => locked,
                 Some(Err(error)) => {
                     tracing::warn!(target: "keybond", %error, "no lock: others may ask for the same certificate");
-                    return Ok(Turn::Mine(None));
+                    return Turn::Mine(None);
                 }
-                None => return Ok(Turn::Mine(None)),
+                None => return Turn::Mine(None),
             };
             if let Some(lock) = locked {
                 // Between the look and the lock somebody may have finished.
-                return Ok(match self.look(named).await {
+                return match self.look(named).await {
                     Some(binding) => Turn::Served(binding),
                     None => Turn::Mine(Some(lock)),
-                });
+                };
             }
-            let deadline = self.way.deadline;
-            deadline
-                .bound(Leg::Issue, &self.way.id, tokio::time::sleep(pause))
-                .await?;
+            let left = self.wait_until.duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(target: "keybond", "whoever asks for the same certificate takes too long");
+                return Turn::Mine(None);
+            }
+            tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(RAREST_LOOK);
         }
     }
@@ -242,22 +262,33 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// Asks the store on a thread that may block, no longer than the deadline; `None` if there is no answer.
+    /// Asks the store on a thread that may block; `None` if there is no answer in time. It is not asked again
+    /// then: each question would cost as long, and a thread.
     async fn ask<T, F>(&self, question: F) -> Option<T>
     where
         T: Send + 'static,
         F: FnOnce(&dyn CertificateStore) -> T + Send + 'static,
     {
+        if self.silent.load(Ordering::Relaxed) {
+            return None;
+        }
         let store = Arc::clone(&self.store);
         let answer = tokio::task::spawn_blocking(move || question(&*store));
-        match tokio::time::timeout_at(self.way.deadline.at, answer).await {
+        let until = self.way.deadline.at.min(Instant::now() + PATIENCE);
+        match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(answer)) => Some(answer),
             Ok(Err(_)) | Err(_) => {
+                self.silent.store(true, Ordering::Relaxed);
                 tracing::warn!(target: "keybond", place = %self.store.describe(), "the certificate store does not answer");
                 None
             }
         }
     }
+}
+
+/// The moment in the middle between two; the first if the second is over.
+fn half_way(now: Instant, end: Instant) -> Instant {
+    now + end.duration_since(now) / 2
 }
 
 /// The file in which this binding's certificate is kept, if it is kept in one.
@@ -302,7 +333,10 @@ pub(crate) async fn drop_certificates_of(shared: &Arc<Shared>, key: keybond_keys
         }
         Ok::<_, store::CertificateStoreError>(())
     });
-    if let Ok(Err(error)) = dropped.await {
-        tracing::warn!(target: "keybond", %error, "the certificate of a dead key was not removed");
-    }
+    let problem = match tokio::time::timeout(PATIENCE, dropped).await {
+        Ok(Ok(Ok(()))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(_)) | Err(_) => "the certificate store does not answer".to_owned(),
+    };
+    tracing::warn!(target: "keybond", %problem, "the certificate of a dead key was not removed");
 }

@@ -124,13 +124,13 @@ async fn mint_for(
         return certify(shared, way, why, key, &metadata).await;
     };
     // Whoever has the turn asks; the others find what was kept.
-    let _turn = match keeping.turn().await? {
+    let _turn = match keeping.turn().await {
         Turn::Served(binding) => return Ok(binding),
         Turn::Mine(lock) => lock,
     };
     let metadata = metadata(shared, way).await?;
     // The same identity, named in another way, has another turn but the same certificate.
-    let _canonical = match keeping.turn_of(&metadata.client_id).await? {
+    let _canonical = match keeping.turn_of(&metadata.client_id).await {
         Turn::Served(binding) => return Ok(binding),
         Turn::Mine(lock) => lock,
     };
