@@ -11,7 +11,7 @@ use std::{
 };
 
 use keybond::{
-    AttestationError, AttestationProvider, AttestationRequest, AttestationToken, Identity,
+    AttestationError, AttestationProvider, AttestationRequest, AttestationToken, Clock, Identity,
     KeyProvider, Leg, ManagedIdentityBuilder, MemoryCertificates,
     keys::{Reason, StoreId, Verdict},
     tls::BoxFuture,
@@ -352,6 +352,20 @@ async fn what_was_kept_passes_every_check_again() {
     machine.bench.azure.wish(|wish| wish.until = (2026, 7, 25));
     machine.token().await;
     assert_eq!(machine.records().len(), 1);
+}
+
+/// A certificate is not shown in its last seconds, so one that was kept and is that old is of no use.
+#[tokio::test]
+async fn what_was_kept_until_its_last_seconds_is_not_used() {
+    let machine = Machine::new().await;
+    let first = machine.token().await;
+    let until = first.binding().unwrap().not_after();
+    let left = until.duration_since(machine.bench.clock.now()).unwrap();
+    machine.bench.clock.advance(left - Duration::from_secs(5));
+    machine.bench.azure.wish(|wish| wish.until = (2026, 7, 25));
+    let second = machine.token().await;
+    assert!(second.binding().unwrap().not_after() > until);
+    assert_eq!(machine.issued(), 2);
 }
 
 #[tokio::test]

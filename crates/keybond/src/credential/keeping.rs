@@ -25,7 +25,8 @@ use crate::{
     error::{At, Error},
     identity::Identity,
     leg::{Done, Leg},
-    lifecycle, random, telemetry,
+    lifecycle::{self, Age},
+    random, telemetry,
 };
 
 /// How often somebody who waits looks whether the certificate or the turn is there.
@@ -185,6 +186,8 @@ impl<'a> Keeping<'a> {
         };
         let until = crate::time::rfc3339(stored.not_after);
         let adopted = match self.adopt(*stored, &slot) {
+            // In its last seconds it passes every check, and is not shown to anybody any more.
+            Ok(binding) if binding.life().age(self.shared.clock.now()) == Age::Over => return None,
             Ok(binding) if self.why.is_served_by(&binding) => binding,
             Ok(_) => return None,
             Err(error) => {
