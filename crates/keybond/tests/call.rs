@@ -5,7 +5,7 @@ mod support;
 
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{Arc, OnceLock, atomic::Ordering::SeqCst},
     task::{Context, Poll},
     time::Duration,
 };
@@ -140,6 +140,66 @@ async fn what_grew_too_old_while_connecting_is_replaced_together() {
     assert_eq!(used.version(), 2);
     assert_eq!(bench.tls.on_demand()[1], used.certificate_der());
     assert_eq!(bench.azure.count(Service::Resource), 1);
+}
+
+/// Refuses requests that go out under the first certificate with a claims challenge; the first of them as late as
+/// the gate opens. The permits say that it arrived.
+fn challenge_the_first_certificate(bench: &Bench) -> (Arc<Semaphore>, Arc<Semaphore>) {
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (arriving, closed) = (Arc::clone(&arrived), Arc::clone(&gate));
+    let first = OnceLock::new();
+    bench.azure.twist(move |service, asked, honest| {
+        if service != Service::Resource {
+            return honest;
+        }
+        let sent = asked.header("authorization").unwrap().to_owned();
+        let straggles = first.get().is_none();
+        if first.get_or_init(|| sent.clone()) != &sent {
+            return honest;
+        }
+        let refusal =
+            Reply::status(401, "").with_header("www-authenticate", r#"Bearer claims="{}""#);
+        if straggles {
+            arriving.add_permits(1);
+            return Reply::Gated(Arc::clone(&closed), Box::new(refusal));
+        }
+        refusal
+    });
+    (arrived, gate)
+}
+
+/// A challenge is about the token that was sent: whatever is newer than that is tried first, and no certificate is
+/// asked for in the place of one that nobody challenged.
+#[tokio::test]
+async fn challenges_of_one_certificate_cost_one_certificate() {
+    const OTHER: &str = "https://other.example";
+    let bench = Bench::new().await;
+    let client = on_demand(&bench).build().unwrap();
+    client.token(RESOURCE).await.unwrap();
+    client.token(OTHER).await.unwrap();
+    let (arrived, gate) = challenge_the_first_certificate(&bench);
+    let counts = || {
+        (
+            bench.azure.count(Service::Issue),
+            bench.azure.count(Service::Token),
+        )
+    };
+    let straggler = tokio::spawn(get(&client, &bench.azure).send());
+    arrived.acquire().await.unwrap().forget();
+
+    let response = get(&client, &bench.azure).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.token().binding().unwrap().version(), 2);
+    assert_eq!(counts(), (2, 3));
+
+    gate.add_permits(1);
+    let response = straggler.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!(counts(), (2, 3), "the token that was there by then did");
+
+    let other = get(&client, &bench.azure).resource(OTHER).send();
+    assert_eq!(other.await.unwrap().status(), 200);
+    assert_eq!(counts(), (2, 4), "its token, but no certificate");
 }
 
 #[tokio::test]

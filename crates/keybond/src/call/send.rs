@@ -158,6 +158,7 @@ async fn attempts(
 ) -> Result<Response, Error> {
     let mut may_ask_before = true;
     let mut may_follow = true;
+    let mut may_change = true;
     let mut may_refuse_old = true;
     loop {
         let token = client.token(&route.resource).await?;
@@ -187,15 +188,18 @@ async fn attempts(
         let repeatable = !matches!(call.body, CallBody::Spent);
         if let Some(refusal) = refusal
             && repeatable
-            && may_follow
         {
-            may_follow = false;
-            if let Some(claims) = challenge::claims(refusal) {
-                client.token_for_claims(&route.resource, claims).await?;
+            // A renewal in the meantime may have made the token worthless, or somebody else may have followed the
+            // same challenge; then there is another by now.
+            if may_change && client.token(&route.resource).await?.secret() != token.secret() {
+                may_change = false;
                 continue;
             }
-            // A renewal in the meantime may have made the token worthless; then there is another by now.
-            if client.token(&route.resource).await?.secret() != token.secret() {
+            if may_follow && let Some(claims) = challenge::claims(refusal) {
+                may_follow = false;
+                let challenged = Some(token.bound_to());
+                let following = client.token_after(challenged, &route.resource, claims);
+                following.await?;
                 continue;
             }
         }

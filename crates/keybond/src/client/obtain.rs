@@ -137,7 +137,7 @@ pub(crate) async fn mint(
             shared
                 .bindings
                 .failed(now, error, random::jitter(&*shared.random));
-            if matches!(why, Mint::Due(_)) {
+            if matches!(why, Mint::Due(_) | Mint::Challenged(_)) {
                 tracing::warn!(target: "keybond", %error, "the certificate could not be renewed; the old one stays in use");
             }
         }

@@ -36,6 +36,9 @@ pub(crate) enum Mint {
     Demanded,
     /// The token service refused this one: neither it nor an older one will do, wherever it was kept.
     Refused(Arc<Binding>),
+    /// A resource's challenge may mean that this one was revoked: none that a cache has will do, but it serves until
+    /// the next is there.
+    Challenged(Arc<Binding>),
 }
 
 impl Mint {
@@ -48,11 +51,16 @@ impl Mint {
                 binding.x5t_s256() != old.x5t_s256()
                     && (other_key || binding.not_after() > old.not_after())
             }
-            Self::Refused(old) => {
+            Self::Refused(old) | Self::Challenged(old) => {
                 binding.x5t_s256() != old.x5t_s256() && binding.not_before() >= old.not_before()
             }
             Self::Demanded => false,
         }
+    }
+
+    /// Whether a cache on the way may not answer.
+    fn passes_caches(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Challenged(_))
     }
 }
 
@@ -63,7 +71,7 @@ pub(crate) async fn mint(
     why: &Mint,
 ) -> Result<Arc<Binding>, Error> {
     tracing::debug!(target: "keybond", ?why, "a certificate is asked for");
-    if matches!(why, Mint::Refused(_)) {
+    if why.passes_caches() {
         way.tally.bypass_cache();
     }
     shared.check_switch(Leg::Metadata)?;
@@ -203,7 +211,7 @@ async fn certify_once(
     metadata: &Metadata,
 ) -> Result<Arc<Binding>, Error> {
     // What was refused must not come back from a cache on the way.
-    let anew = matches!(why, Mint::Refused(_));
+    let anew = why.passes_caches();
     let subject = CsrSubject {
         client_id: metadata.client_id.clone(),
         tenant_id: metadata.tenant_id.clone(),

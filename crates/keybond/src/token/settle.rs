@@ -97,16 +97,35 @@ impl ManagedIdentity {
         resource: &str,
         claims: &str,
     ) -> Result<Arc<AccessToken>, Error> {
+        self.token_after(None, resource, claims).await
+    }
+
+    /// The same for the challenge of a token with this binding. If there is a newer one by now, nobody challenged that.
+    pub(crate) async fn token_after(
+        &self,
+        challenged: Option<&Arc<Binding>>,
+        resource: &str,
+        claims: &str,
+    ) -> Result<Arc<AccessToken>, Error> {
         let resource = resource_of(resource)?;
         let demanded = Arc::new(Demanded::parse(claims)?);
         let shared = &self.shared;
-        let flight = shared.remedies.challenges.flight(resource, claims);
+        let version = challenged.map(|binding| binding.version());
+        let flight = (shared.remedies.challenges).flight(resource, claims, version);
         let start = || {
-            answer_challenge(
+            let answering = answer_challenge(
                 Arc::clone(shared),
                 resource.to_owned(),
                 Arc::clone(&demanded),
-            )
+                challenged.cloned(),
+            );
+            // The run is found for as long as it goes on, though whoever started it went away.
+            let flight = Arc::clone(&flight);
+            async move {
+                let answered = answering.await;
+                drop(flight);
+                answered
+            }
         };
         flight.join(start).await
     }
@@ -116,6 +135,7 @@ async fn answer_challenge(
     shared: Arc<Shared>,
     resource: String,
     demanded: Arc<Demanded>,
+    challenged: Option<Arc<Binding>>,
 ) -> Result<Arc<AccessToken>, Error> {
     let way = shared.acquisition()?;
     let slot = shared.tokens.slot(&resource);
@@ -124,8 +144,13 @@ async fn answer_challenge(
     }
     let answered = async {
         shared.check_switch(Leg::Token)?;
-        let challenged = obtain::binding(&shared, Some(&way), Haste::Now).await?;
-        if !new_certificate(&shared, &way, &challenged, "claims").await? {
+        let challenged = match challenged {
+            Some(binding) => binding,
+            None => obtain::binding(&shared, Some(&way), Haste::Now).await?,
+        };
+        let newer = shared.bindings.current_version() > challenged.version();
+        let why = Mint::Challenged(Arc::clone(&challenged));
+        if !newer && !new_certificate(&shared, &way, &challenged, &why, "claims").await? {
             tracing::warn!(
                 target: "keybond", %resource,
                 "claims challenges have used up the new certificates; the one in use stays"
@@ -207,7 +232,8 @@ async fn replace(
     }
     tracing::warn!(target: "keybond", %failure, ?after, "the certificate is refused: asking for a new one");
     tokio::time::sleep(after).await;
-    new_certificate(shared, way, refused, cause(failure)).await
+    let why = Mint::Refused(Arc::clone(refused));
+    new_certificate(shared, way, refused, &why, cause(failure)).await
 }
 
 /// A certificate that no cache on the way may answer with, in the place of `old`; `false` if the identity has had
@@ -216,6 +242,7 @@ async fn new_certificate(
     shared: &Arc<Shared>,
     way: &Acquisition,
     old: &Arc<Binding>,
+    why: &Mint,
     cause: &'static str,
 ) -> Result<bool, Error> {
     loop {
@@ -224,7 +251,7 @@ async fn new_certificate(
             let run = Run {
                 shared: Arc::clone(shared),
                 way: way.clone(),
-                old: Arc::clone(old),
+                why: why.clone(),
                 cause,
                 denied: Arc::clone(&denied),
             };
@@ -245,14 +272,14 @@ async fn new_certificate(
 struct Run {
     shared: Arc<Shared>,
     way: Acquisition,
-    old: Arc<Binding>,
+    why: Mint,
     cause: &'static str,
     denied: Arc<AtomicBool>,
 }
 
 impl Run {
     async fn mint(self) -> Result<Arc<Binding>, Error> {
-        let why = Mint::Refused(self.old);
+        let why = self.why;
         if let Some(binding) = self.shared.bindings.usable(self.shared.clock.now()) {
             if why.is_served_by(&binding) {
                 return Ok(binding);
@@ -307,14 +334,15 @@ fn cause(failure: &Error) -> &'static str {
 
 type Flight = SingleFlight<Result<Arc<AccessToken>, Error>>;
 
-/// The challenges that are being answered. An entry lives as long as somebody waits for it.
+/// The challenges that are being answered: resource, claims and the version that was challenged, if that is known.
+/// An entry lives as long as its run, or somebody who waits for it.
 #[derive(Default)]
-struct Challenges(Mutex<HashMap<(String, String), Weak<Flight>>>);
+struct Challenges(Mutex<HashMap<(String, String, Option<u64>), Weak<Flight>>>);
 
 impl Challenges {
-    fn flight(&self, resource: &str, claims: &str) -> Arc<Flight> {
+    fn flight(&self, resource: &str, claims: &str, version: Option<u64>) -> Arc<Flight> {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (resource.to_owned(), claims.to_owned());
+        let key = (resource.to_owned(), claims.to_owned(), version);
         if let Some(flight) = flights.get(&key).and_then(Weak::upgrade) {
             return flight;
         }

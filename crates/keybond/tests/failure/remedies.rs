@@ -1,6 +1,7 @@
 //! Remedies beyond the stories: claims, throttling, attestation, a dead key, and what is no reason for any.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -19,6 +20,7 @@ use keybond::{
     tls::BoxFuture,
 };
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::{
     cloud::Cloud,
@@ -122,6 +124,50 @@ async fn the_same_challenge_to_many_costs_one_certificate_and_challenges_without
     assert_eq!(counts(), (4, 7));
     let error = client.token_for_claims(RESOURCE, "[]").await.unwrap_err();
     assert_eq!(error.field(), Some("claims"));
+}
+
+/// A resource's word is no reason to be left without a certificate, should there be no other now.
+#[tokio::test]
+async fn a_challenge_gives_up_nothing_before_the_next_certificate_is_there() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    client.token(RESOURCE).await.unwrap();
+    bench
+        .azure
+        .twist_one(Service::Issue, |_| Reply::status(403, "{}"));
+    let error = client.token_for_claims(RESOURCE, CLAIMS).await.unwrap_err();
+    assert_eq!(error.leg(), Some(Leg::Issue));
+    assert_eq!(client.credential().await.unwrap().version(), 1);
+}
+
+#[tokio::test]
+async fn whoever_asks_again_after_a_caller_went_away_shares_its_run() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    client.token(RESOURCE).await.unwrap();
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (arriving, closed) = (Arc::clone(&arrived), Arc::clone(&gate));
+    bench.azure.twist_one(Service::Issue, move |honest| {
+        arriving.add_permits(1);
+        Reply::Gated(Arc::clone(&closed), Box::new(honest))
+    });
+    let caller = tokio::spawn({
+        let client = client.clone();
+        async move { client.token_for_claims(RESOURCE, CLAIMS).await }
+    });
+    arrived.acquire().await.unwrap().forget();
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    let mut again = pin!(client.token_for_claims(RESOURCE, CLAIMS));
+    tokio::select! {
+        biased;
+        _ = &mut again => unreachable!("the gate is closed"),
+        () = std::future::ready(()) => {}
+    }
+    gate.add_permits(2);
+    again.await.unwrap();
+    assert_eq!(bench.azure.count(Service::Issue), 2);
+    assert_eq!(bench.azure.count(Service::Token), 2);
 }
 
 #[tokio::test]
