@@ -91,8 +91,9 @@ fn sign_when_gone(hand: &Hand, reset: Receiver<()>) {
     hand.set(Mood::Wait);
     thread::spawn(move || {
         // The key may not even have been asked yet: it then signs at once.
-        reset.recv().unwrap();
+        let gone = reset.recv_timeout(Duration::from_secs(60));
         hand.set(Mood::Sign);
+        gone.unwrap();
     });
 }
 
