@@ -35,8 +35,8 @@ impl Data {
                 let open = || {
                     let file = File::open(name)?;
                     let metadata = file.metadata()?;
-                    // A pipe or a device says nothing about how much comes.
-                    let length = metadata.is_file().then_some(metadata.len());
+                    // A pipe or a device says nothing about how much comes; files of the kernel say nothing at all.
+                    let length = Some(metadata.len()).filter(|len| metadata.is_file() && *len > 0);
                     Ok((file, length))
                 };
                 let (file, length) = open().map_err(|error| Failure::io(name, &error))?;
@@ -129,5 +129,24 @@ impl Body for ReadBody {
     fn size_hint(&self) -> SizeHint {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_of_the_kernel_has_a_body() {
+        let expected = std::fs::read("/proc/version").unwrap();
+        let Data::Stream(mut body) = Data::open("@/proc/version").unwrap() else {
+            panic!("a file is streamed");
+        };
+        assert!(!body.is_end_stream());
+        let mut read = Vec::new();
+        while let Some(piece) = body.pieces.recv().await {
+            read.extend_from_slice(&piece.unwrap());
+        }
+        assert_eq!(read, expected);
     }
 }

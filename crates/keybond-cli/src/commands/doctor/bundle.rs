@@ -29,7 +29,23 @@ const SWITCHED_OFF: &str = "mtls_pop_administratively_disabled";
 /// Where a bundle goes.
 pub(super) enum Target {
     StandardOutput,
-    File(PathBuf, File),
+    File(NewFile),
+}
+
+/// A file that is taken away again unless it is written: an empty one would stand in the way of the next try.
+pub(super) struct NewFile {
+    path: PathBuf,
+    file: File,
+    written: bool,
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.written {
+            // What is left then is empty.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Target {
@@ -45,7 +61,11 @@ impl Target {
         let file = options
             .open(path)
             .map_err(|error| Failure::io(&path.display().to_string(), &error))?;
-        Ok(Self::File(path.to_owned(), file))
+        Ok(Self::File(NewFile {
+            path: path.to_owned(),
+            file,
+            written: false,
+        }))
     }
 
     pub(super) fn is_standard_output(&self) -> bool {
@@ -56,9 +76,14 @@ impl Target {
         let text = format!("{document:#}\n");
         match self {
             Self::StandardOutput => write_out(text.as_bytes()),
-            Self::File(path, mut file) => file
-                .write_all(text.as_bytes())
-                .map_err(|error| Failure::io(&path.display().to_string(), &error)),
+            Self::File(mut target) => {
+                target
+                    .file
+                    .write_all(text.as_bytes())
+                    .map_err(|error| Failure::io(&target.path.display().to_string(), &error))?;
+                target.written = true;
+                Ok(())
+            }
         }
     }
 }
@@ -238,4 +263,21 @@ fn system() -> Value {
         "distribution": first_line("/etc/os-release", "PRETTY_NAME="),
         "kernel": first_line("/proc/sys/kernel/osrelease", ""),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_that_is_not_written_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ticket.json");
+        drop(Target::open(&path).unwrap());
+        assert!(!path.exists());
+        let target = Target::open(&path).unwrap();
+        assert!(Target::open(&path).is_err());
+        target.write(&json!({ "form": FORM })).unwrap();
+        assert!(path.exists());
+    }
 }
