@@ -1,6 +1,7 @@
 //! Calls to resources: a bound token over mutual TLS with the binding that it belongs to.
 
 mod challenge;
+mod key;
 pub(crate) mod pool;
 mod response;
 mod rules;

@@ -13,9 +13,11 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use keybond::{
-    ClientCertificate, Leg, ManagedIdentity, ManagedIdentityBuilder, Method, RequestBuilder,
-    ResourceRule, Timeouts,
+    ClientCertificate, KeyProvider, Leg, ManagedIdentity, ManagedIdentityBuilder, Method,
+    RequestBuilder, ResourceRule, Timeouts,
+    keys::{Reason, StoreId},
 };
+use keybond_testkit::stores::{Op, ScriptedStore};
 use support::{
     Bench, RESOURCE,
     azure::{Azure, Service},
@@ -390,6 +392,47 @@ impl Body for Parts {
         let left: usize = self.0.iter().map(Bytes::len).sum();
         http_body::SizeHint::with_exact(left as u64 + u64::from(self.1.is_some()))
     }
+}
+
+/// The token is good for hours, and worth nothing without its key.
+#[tokio::test]
+async fn a_key_that_died_is_replaced_before_anything_is_sent() {
+    let device = ScriptedStore::new(StoreId::Tpm2).stocked();
+    let mut bench = Bench::new().await;
+    bench.keys = KeyProvider::builder().store(device.clone()).build();
+    let client = on_demand(&bench).build().unwrap();
+    let before = client.token(RESOURCE).await.unwrap();
+    bench.tls.signed.store(true, SeqCst);
+    device.kill();
+    let parts = Parts(vec![Bytes::from_static(b"once")], None);
+    let response = post(&client, &bench.azure)
+        .body_stream(parts)
+        .send()
+        .await
+        .unwrap();
+    let key = |token: &keybond::AccessToken| token.binding().unwrap().key().id();
+    assert_ne!(key(response.token()), key(&before));
+    assert_eq!(bench.azure.asked(Service::Resource)[0].body, b"once");
+    let counts = [Service::Resource, Service::Issue, Service::Token];
+    let counts = counts.map(|service| bench.azure.count(service));
+    assert_eq!(counts, [1, 2, 2], "one of each in the dead one's place");
+}
+
+/// A device that hiccups has not lost its key: the failure is the caller's to see, and the token stays.
+#[tokio::test]
+async fn a_key_that_is_alive_costs_one_failure_and_nothing_else() {
+    let device = ScriptedStore::new(StoreId::Tpm2).stocked();
+    let mut bench = Bench::new().await;
+    bench.keys = KeyProvider::builder().store(device.clone()).build();
+    let client = on_demand(&bench).build().unwrap();
+    client.token(RESOURCE).await.unwrap();
+    bench.tls.signed.store(true, SeqCst);
+    device.next(1, Op::Sign, device.refusal(Reason::Busy));
+    let error = get(&client, &bench.azure).send().await.unwrap_err();
+    assert_eq!(error.leg(), Some(Leg::Resource), "{error}");
+    assert_eq!(bench.azure.count(Service::Resource), 0);
+    get(&client, &bench.azure).send().await.unwrap();
+    assert_eq!(bench.azure.count(Service::Token), 1);
 }
 
 #[tokio::test]

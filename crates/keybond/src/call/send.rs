@@ -10,6 +10,8 @@
 //! 4. A 401 that demands claims is followed once, with a token that has them; one that came with a token that was
 //!    replaced meanwhile is repeated once.
 //! 5. A streamed body is never sent twice, not even in part.
+//! 6. A key that does not sign has to prove itself. If it is dead, the request is sent once more with another key's
+//!    token, unless a part of it may have arrived that must not arrive twice.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,12 +22,12 @@ use hyper::{
     body::{Body as _, Incoming},
     client::conn::TrySendError,
 };
-use keybond_tls::Leg as TlsLeg;
+use keybond_tls::{Leg as TlsLeg, Stage};
 use tokio::time::{Instant, timeout, timeout_at};
 use url::Url;
 
 use super::{
-    Response, ResponseBody, Timeouts, challenge,
+    Response, ResponseBody, Timeouts, challenge, key,
     pool::{Lease, Target},
 };
 use crate::{
@@ -56,6 +58,17 @@ pub(super) struct Call {
     pub(super) body: CallBody,
     pub(super) resource: Option<String>,
     pub(super) timeouts: Timeouts,
+}
+
+impl Call {
+    fn may_arrive_twice(&self) -> bool {
+        self.method.is_safe() && matches!(self.body, CallBody::Whole(_))
+    }
+
+    /// Whether it may be sent again after a handshake that failed. The first one comes before everything.
+    fn is_repeatable_after(&self, stage: Stage) -> bool {
+        stage == Stage::Handshake || self.may_arrive_twice()
+    }
 }
 
 /// Its body.
@@ -160,6 +173,7 @@ async fn attempts(
     let mut may_follow = true;
     let mut may_change = true;
     let mut may_refuse_old = true;
+    let mut may_change_key = true;
     loop {
         let token = client.token(&route.resource).await?;
         let attempt = Attempt {
@@ -171,7 +185,23 @@ async fn attempts(
             may_ask_before,
             may_refuse_old,
         };
-        let response = match Box::pin(way.leg(Leg::Resource, attempt.run(call))).await? {
+        let ended = match Box::pin(way.leg(Leg::Resource, attempt.run(call))).await {
+            Ok(ended) => ended,
+            Err(failure) => {
+                let Some(stage) = key::unsigned(&failure).filter(|_| may_change_key) else {
+                    return Err(failure);
+                };
+                may_change_key = false;
+                // Asked in any case: the next request is to find another key.
+                let (binding, limit) = (token.bound_to(), call.timeouts.connect);
+                let replaced = key::is_replaced(&client.shared, binding, &failure, limit).await;
+                if replaced && call.is_repeatable_after(stage) {
+                    continue;
+                }
+                return Err(failure);
+            }
+        };
+        let response = match ended {
             Ended::TooOld => {
                 // Once: tokens of very short lives are used as they come.
                 may_refuse_old = false;
@@ -274,9 +304,7 @@ impl Attempt<'_> {
                     }
                 }
                 Err(Failed::Sent(error)) => {
-                    let repeatable =
-                        call.method.is_safe() && matches!(call.body, CallBody::Whole(_));
-                    if fresh || !lease.is_reused() || !repeatable {
+                    if fresh || !lease.is_reused() || !call.may_arrive_twice() {
                         return Err(error);
                     }
                     fresh = true;

@@ -42,6 +42,8 @@ pub struct PassThrough {
     pub unspoken: Mutex<Vec<TlsVersion>>,
     /// A permit for every connection that has ended.
     pub ended: Arc<Semaphore>,
+    /// Whether the client's key signs the first handshake, and not only its certificate is remembered.
+    pub signed: AtomicBool,
     /// Connections on demand wait here, and say so.
     pub gate: Semaphore,
     pub waiting: Semaphore,
@@ -56,6 +58,7 @@ impl Default for PassThrough {
             silent: Mutex::default(),
             unspoken: Mutex::default(),
             ended: Arc::new(Semaphore::new(0)),
+            signed: AtomicBool::new(false),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             waiting: Semaphore::new(0),
         }
@@ -98,6 +101,7 @@ impl TlsConnector for PassThrough {
         newest: TlsVersion,
         identity: Option<Arc<ClientIdentity>>,
     ) -> BoxFuture<'a, Result<Box<dyn TlsConn>, TlsError>> {
+        let signing = identity.clone().filter(|_| self.signed.load(SeqCst));
         self.shown.lock().unwrap().push(Shown {
             host: host.into(),
             leg,
@@ -123,6 +127,14 @@ impl TlsConnector for PassThrough {
             if leg == Leg::OnDemand {
                 self.waiting.add_permits(1);
                 drop(self.gate.acquire().await.unwrap());
+            }
+            if let Some(identity) = signing {
+                let key = identity.key();
+                let signature = key.sign(key.schemes()[0], b"a transcript").await;
+                signature.map_err(|source| TlsError::Key {
+                    stage: Stage::Handshake,
+                    source,
+                })?;
             }
             if spoken {
                 return Ok(Box::new(conn) as Box<dyn TlsConn>);
