@@ -321,6 +321,44 @@ async fn a_large_body_waits_until_the_certificate_was_asked_for() {
     drop(client);
 }
 
+/// The question before a large body meets the closed connection first, and is asked again like every safe request.
+#[tokio::test]
+async fn a_kept_connection_that_the_server_closed_costs_a_large_body_nothing() {
+    let bench = Bench::new().await;
+    let client = on_demand(&bench).build().unwrap();
+    bench.tls.certificate_shown.store(false, SeqCst);
+    let kept = get(&client, &bench.azure).send().await.unwrap();
+    kept.bytes().await.unwrap();
+    let once = Arc::new(Semaphore::new(1));
+    let left = Arc::clone(&once);
+    bench
+        .azure
+        .twist(move |service, asked, honest| match asked.method.as_str() {
+            "HEAD" if service == Service::Resource => match left.try_acquire() {
+                Ok(permit) => {
+                    permit.forget();
+                    Reply::HangUp
+                }
+                Err(_) => Reply::status(405, ""),
+            },
+            _ => honest,
+        });
+    let send = || {
+        let parts = Parts(vec![Bytes::from_static(b"a large body")], None);
+        post(&client, &bench.azure).body_stream(parts).send()
+    };
+    assert_eq!(send().await.unwrap().status(), 200);
+    let log = bench.azure.asked(Service::Resource);
+    let methods: Vec<_> = log.iter().map(|asked| asked.method.as_str()).collect();
+    assert_eq!(methods, ["GET", "HEAD", "HEAD", "POST"]);
+    assert_eq!(log[3].body, b"a large body");
+
+    // A connection that is new was not closed for being old.
+    once.add_permits(1);
+    send().await.unwrap_err();
+    assert_eq!(bench.azure.count(Service::Resource), 5);
+}
+
 #[tokio::test]
 async fn every_wait_has_an_end() {
     let bench = Bench::new().await;

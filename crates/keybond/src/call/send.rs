@@ -266,8 +266,17 @@ impl Attempt<'_> {
                 return Ok(Done::new(Ended::TooOld, "the token is too old by now"));
             }
             if !asked_before && self.should_ask_before(call, &lease) {
+                let asking = ask_before(&mut lease, &call.url, &headers, idle, &self.at);
+                let head = match asking.await {
+                    Ok(head) => head,
+                    // The server closed what was kept. HEAD changes nothing, and the body has not left.
+                    Err(Failed::Unsent(..) | Failed::Sent(_)) if lease.is_reused() => {
+                        fresh = true;
+                        continue;
+                    }
+                    Err(failed) => return Err(failed.into_error()),
+                };
                 asked_before = true;
-                let head = ask_before(&mut lease, &call.url, &headers, idle, &self.at).await?;
                 if head.status.as_u16() == 401 {
                     let outcome = "refused before the body was sent: HTTP 401";
                     return Ok(Done::new(Ended::Refused(head.headers), outcome));
@@ -400,14 +409,13 @@ async fn ask_before(
     headers: &HeaderMap,
     idle: Duration,
     at: &At,
-) -> Result<::http::response::Parts, Error> {
+) -> Result<::http::response::Parts, Failed> {
     let body = Outgoing::whole(Bytes::new());
     let upload = body.progress();
-    let mut request = connection::request(Method::HEAD, url, body)?;
+    let request = connection::request(Method::HEAD, url, body);
+    let mut request = request.map_err(Failed::Final)?;
     request.headers_mut().extend(headers.clone());
-    let answer = exchange(lease, request, &upload, idle, at)
-        .await
-        .map_err(Failed::into_error)?;
+    let answer = exchange(lease, request, &upload, idle, at).await?;
     let (head, mut nothing) = answer.into_parts();
     // Answers to HEAD have no body; reading its end lets the connection go on.
     while !nothing.is_end_stream() && nothing.frame().await.is_some() {}
