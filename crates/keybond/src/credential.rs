@@ -131,3 +131,30 @@ impl fmt::Debug for Binding {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Binding {
+    /// A binding for tests of what is kept: its certificate says nothing.
+    pub(crate) async fn of_version(version: u64, life: Life) -> Arc<Self> {
+        let keys = keybond_keys::KeyProvider::in_memory();
+        let key = keys.get_or_create_key().await.unwrap();
+        let spki = rcgen::SubjectPublicKeyInfo::from_der(key.public_key().spki_der()).unwrap();
+        let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        let issuer = rcgen::Issuer::new(params.clone(), rcgen::KeyPair::generate().unwrap());
+        let certificate = params.signed_by(&spki, &issuer).unwrap();
+        Arc::new(Self {
+            version,
+            facts: Facts {
+                not_before: life.obtained,
+                not_after: life.usable_until,
+                x5t_s256: String::new(),
+            },
+            client_id: String::new(),
+            tenant_id: String::new(),
+            token_endpoint: "https://login.example/".parse().unwrap(),
+            attested: false,
+            life,
+            identity: Arc::new(ClientIdentity::new(vec![certificate.der().to_vec()], key).unwrap()),
+        })
+    }
+}

@@ -107,37 +107,40 @@ impl Slot {
 
     /// What to do for somebody who wants the token.
     pub(crate) fn ask(&self, now: SystemTime, bindings: &BindingCache) -> Asked<Arc<AccessToken>> {
-        let usable = self.usable(now, bindings);
-        if let Some(token) = usable {
-            if self.window.holds(now) {
-                return Asked::Use(token);
-            }
-            return match self.machine().step(now, Input::Asked) {
-                Output::Use { until } => {
-                    self.window.open(now, until);
-                    Asked::Use(token)
-                }
-                Output::UseAndStart { until } => {
-                    self.window.open(now, until);
-                    Asked::UseAndStart(token)
-                }
-                Output::Start | Output::Fail(_) | Output::Wait => Asked::Use(token),
-            };
+        if let Some(token) = self.usable(now, bindings)
+            && self.window.holds(now)
+        {
+            return Asked::Use(token);
         }
-        let retired = self
-            .handle()
-            .load()
+        self.decide(now, bindings)
+    }
+
+    /// What the machine says of the token that is there while it is locked: one may have come since anybody looked.
+    fn decide(&self, now: SystemTime, bindings: &BindingCache) -> Asked<Arc<AccessToken>> {
+        let mut machine = self.machine();
+        let token = self.handle().load_full();
+        let retired = token
             .as_ref()
             .is_some_and(|token| bindings.is_retired(token.version));
-        let mut machine = self.machine();
         if retired {
             // The machine does not know; that a token's time is over it does, and a clock may be set back.
             machine.step(now, Input::Revoked);
             self.window.close();
         }
-        match machine.step(now, Input::Asked) {
-            Output::Fail(cause) => Asked::Fail(cause),
-            _ => Asked::Start,
+        let usable = token.filter(|token| !retired && token.is_usable(now));
+        match (machine.step(now, Input::Asked), usable) {
+            (Output::Use { until }, Some(token)) => {
+                self.window.open(now, until);
+                Asked::Use(token)
+            }
+            (Output::UseAndStart { until }, Some(token)) => {
+                self.window.open(now, until);
+                Asked::UseAndStart(token)
+            }
+            (Output::Start, Some(token)) => Asked::UseAndStart(token),
+            (Output::Fail(_) | Output::Wait, Some(token)) => Asked::Use(token),
+            (Output::Fail(cause), None) => Asked::Fail(cause),
+            (_, None) => Asked::Start,
         }
     }
 
@@ -266,4 +269,41 @@ fn this_thread() -> usize {
         }
         this.get()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::{credential::Binding, lifecycle::Life};
+
+    #[tokio::test]
+    async fn a_token_that_came_since_anybody_looked_is_kept_and_refreshed() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
+        let life = Life {
+            obtained: at(0),
+            refresh_on: at(100),
+            usable_until: at(200),
+        };
+        let bindings = BindingCache::new();
+        let slot = Slot::new("r".into(), 1);
+        let put = async |version| {
+            let binding = Binding::of_version(version, life).await;
+            let token = AccessToken::new("t".into(), at(300), life, "r".into(), true, binding);
+            slot.put(at(0), &Arc::new(token));
+        };
+        put(1).await;
+        bindings.retire_below(2);
+        // Whoever looks now finds a token of a retired binding; before the machine hears of it the next one comes.
+        assert!(slot.usable(at(1), &bindings).is_none());
+        put(2).await;
+        assert!(matches!(slot.decide(at(1), &bindings), Asked::Use(_)));
+        assert!(matches!(slot.ask(at(2), &bindings), Asked::Use(_)));
+        let due = slot.ask(at(101), &bindings);
+        assert!(matches!(due, Asked::UseAndStart(_)));
+
+        bindings.retire_below(3);
+        assert!(matches!(slot.ask(at(102), &bindings), Asked::Start));
+    }
 }
