@@ -1,5 +1,6 @@
 //! The binding: a held key and its certificate, with everything that is used together with them.
 
+pub(crate) mod anew;
 pub(crate) mod cache;
 pub(crate) mod certificate;
 pub(crate) mod keeping;

@@ -368,6 +368,55 @@ async fn what_was_kept_until_its_last_seconds_is_not_used() {
     assert_eq!(machine.issued(), 2);
 }
 
+/// The identity is deleted and made anew under its name: the token service does not know the old client any more.
+fn make_anew(machine: &Machine) {
+    let azure = &machine.bench.azure;
+    azure.wish(|wish| wish.client = OTHER.into());
+    azure.twist(|service, asked, honest| match service {
+        Service::Metadata => honest.with_member("clientId", OTHER.into()),
+        Service::Issue => honest.with_member("client_id", OTHER.into()),
+        Service::Token if String::from_utf8_lossy(&asked.body).contains(CLIENT) => unknown(),
+        _ => honest,
+    });
+}
+
+fn unknown() -> Reply {
+    let body = r#"{"error":"unauthorized_client","error_description":"AADSTS700016: no","error_codes":[700016]}"#;
+    Reply::status(400, body)
+}
+
+#[tokio::test]
+async fn an_identity_that_was_made_anew_gets_its_own_certificate() {
+    let machine = Machine::new().await;
+    let running = machine.process().build().unwrap();
+    running.token(RESOURCE).await.unwrap();
+    make_anew(&machine);
+    for round in 0..2 {
+        let token = machine.token().await;
+        assert_eq!(token.binding().unwrap().client_id(), OTHER, "{round}");
+    }
+    let token = running.token("https://other.example").await.unwrap();
+    assert_eq!(token.binding().unwrap().client_id(), OTHER);
+    assert_eq!(machine.issued(), 2, "one for each identity");
+    machine.record();
+}
+
+#[tokio::test]
+async fn a_client_that_is_not_known_and_the_same_keeps_its_certificate() {
+    let machine = Machine::new().await;
+    machine.bench.azure.twist_one(Service::Token, |_| unknown());
+    let client = machine.process().build().unwrap();
+    for _ in 0..3 {
+        let refused = client.token(RESOURCE).await.unwrap_err();
+        assert_eq!(refused.code(), "token_request_refused");
+    }
+    assert_eq!(machine.issued(), 1);
+    assert_eq!(machine.bench.azure.count(Service::Metadata), 2);
+    machine.bench.azure.untwist();
+    client.token(RESOURCE).await.unwrap();
+    assert_eq!(machine.issued(), 1);
+}
+
 #[tokio::test]
 async fn another_keys_certificate_stays_where_it_is() {
     let machine = Machine::new().await;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::Shared;
 use crate::{
     acquisition::Acquisition,
-    credential::{self, Binding, mint::Mint},
+    credential::{self, Binding, anew, mint::Mint},
     error::Error,
     leg::Leg,
     random, telemetry,
@@ -66,7 +66,13 @@ async fn bound_token(
 ) -> Result<Arc<AccessToken>, Error> {
     shared.check_switch(Leg::Token)?;
     let haste = if refresh { Haste::Later } else { Haste::Now };
-    let token = settle::token(shared, way, slot.resource(), haste, None).await?;
+    let asked = settle::token(shared, way, slot.resource(), haste, None).await;
+    let token = match asked {
+        Err(failure) if anew::was_made_anew(shared, way, &failure).await => {
+            settle::token(shared, way, slot.resource(), haste, None).await?
+        }
+        asked => asked?,
+    };
     slot.put(shared.clock.now(), &token);
     Ok(token)
 }

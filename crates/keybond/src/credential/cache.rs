@@ -26,7 +26,7 @@ use crate::{
         certificate::{Certificate, Event, InUse},
     },
     single_flight::SingleFlight,
-    time::Window,
+    time::{Pause, Window},
     token::cache::Asked,
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct BindingCache {
     /// Tokens of older bindings are not to be used any more.
     retired_below: AtomicU64,
     pub(crate) flight: SingleFlight<Result<Arc<Binding>, Error>>,
+    /// Between two questions whether the identity is still the same.
+    pub(crate) identity_asked: Pause,
 }
 
 impl BindingCache {
@@ -55,6 +57,7 @@ impl BindingCache {
             version: AtomicU64::new(0),
             retired_below: AtomicU64::new(0),
             flight: SingleFlight::new(),
+            identity_asked: Pause::new(),
         }
     }
 

@@ -310,6 +310,36 @@ pub(crate) fn file_of(shared: &Shared, binding: &Binding) -> Option<PathBuf> {
     })
 }
 
+/// Remembers that an identity has another client id now, and drops what certifies the old one.
+pub(crate) async fn change_client_id(shared: &Arc<Shared>, old: &Binding, client_id: &str) {
+    let Some(store) = shared.certificates.clone() else {
+        return;
+    };
+    let off = store.outlives_process()
+        && environment::is_on(&*shared.environment, DISABLE_CERTIFICATE_CACHE);
+    if off || !store.takes(old.key()) {
+        return;
+    }
+    let identity = shared.imds.identity.clone();
+    let client_id = client_id.to_ascii_lowercase();
+    let slot = CertificateSlot {
+        source: shared.imds.endpoint.as_str().to_owned(),
+        client_id: old.client_id().to_ascii_lowercase(),
+        attested: old.is_attested(),
+        key: old.key().id(),
+    };
+    let changed = tokio::task::spawn_blocking(move || {
+        store.learn(&slot.source, &identity, &client_id)?;
+        store.discard(&slot, None)
+    });
+    let problem = match tokio::time::timeout(PATIENCE, changed).await {
+        Ok(Ok(Ok(_))) => return,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(_)) | Err(_) => "the certificate store does not answer".to_owned(),
+    };
+    tracing::warn!(target: "keybond", %problem, "the certificate of an identity that is gone was not removed");
+}
+
 /// Drops what certifies a key that is dead, for this client's identity; other keys' certificates stay.
 pub(crate) async fn drop_certificates_of(shared: &Arc<Shared>, key: keybond_keys::KeyId) {
     let Some(store) = shared.certificates.clone() else {

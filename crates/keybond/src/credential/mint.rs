@@ -176,9 +176,17 @@ fn key_error(way: &Acquisition, cause: KeyError) -> Error {
 }
 
 async fn metadata(shared: &Shared, way: &Acquisition) -> Result<Arc<Metadata>, Error> {
-    if let Some(metadata) = shared.bindings.metadata(shared.clock.now()) {
-        return Ok(metadata);
+    match shared.bindings.metadata(shared.clock.now()) {
+        Some(metadata) => Ok(metadata),
+        None => ask_metadata(shared, way).await,
     }
+}
+
+/// What the metadata service says now, whatever it said before.
+pub(super) async fn ask_metadata(
+    shared: &Shared,
+    way: &Acquisition,
+) -> Result<Arc<Metadata>, Error> {
     let asked = shared.imds.metadata(&way.id, way.deadline);
     let metadata = Arc::new(way.leg(Leg::Metadata, asked).await?);
     shared
