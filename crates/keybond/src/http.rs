@@ -25,6 +25,7 @@ use crate::{
     leg::Leg,
     lifecycle::pace::Turnstile,
     printable::secrets_in,
+    time,
 };
 
 /// Bytes of an answer that a protocol leg reads at most.
@@ -93,7 +94,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     pub(crate) fn after(total: Duration) -> Self {
         Self {
-            at: Instant::now() + total,
+            at: time::after(Instant::now(), total),
             total,
         }
     }

@@ -5,6 +5,16 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tokio::time::Instant;
+
+/// Longer than any process runs. It stands for limits that no clock can count to, like [`Duration::MAX`].
+pub(crate) const DECADES: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// So long after `from`, or decades if that is too far for the clock.
+pub(crate) fn after(from: Instant, wait: Duration) -> Instant {
+    from + wait.min(DECADES)
+}
+
 /// Tells the time of day, by which certificates and tokens are judged.
 pub trait Clock: Send + Sync + 'static {
     /// The time now.

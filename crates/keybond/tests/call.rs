@@ -408,6 +408,28 @@ async fn every_wait_has_an_end() {
     assert_eq!(error.code(), "request_timeout", "{error}");
 }
 
+#[tokio::test]
+async fn no_limit_may_be_said_by_the_longest_of_all() {
+    let (bench, no_limit) = (Bench::new().await, Duration::MAX);
+    let client = on_demand(&bench)
+        .deadline(no_limit)
+        .probe_budget(no_limit)
+        .keep_connections(no_limit, no_limit)
+        .timeouts(
+            Timeouts::default()
+                .connect(no_limit)
+                .idle(no_limit)
+                .total(no_limit),
+        )
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let response = get(&client, &bench.azure).send().await.unwrap();
+        assert_eq!(response.bytes().await.unwrap(), "the secret");
+    }
+    assert_eq!(bench.tls.on_demand().len(), 1);
+}
+
 /// Parts, then an error if there is one.
 struct Parts(Vec<Bytes>, Option<&'static str>);
 

@@ -29,6 +29,7 @@ use crate::{
         Net, Via,
         connection::{Connection, address, broken, unanswered},
     },
+    time,
 };
 
 /// How many connections to one host are kept idle.
@@ -251,7 +252,8 @@ impl Inner {
 
 impl Limits {
     fn end(&self, idle: &Idle) -> Instant {
-        (idle.since + self.idle).min(idle.connection.opened() + self.life)
+        let unused = time::after(idle.since, self.idle);
+        unused.min(time::after(idle.connection.opened(), self.life))
     }
 
     fn allow(&self, idle: &Idle, now: Instant) -> bool {

@@ -19,6 +19,7 @@ use super::pool::Lease;
 use crate::{
     error::{At, Error},
     http::{Deadline, body::Progress},
+    time,
     token::AccessToken,
 };
 
@@ -151,7 +152,7 @@ impl ResponseBody {
     }
 
     fn rearm(&mut self) {
-        let mut until = Instant::now() + self.idle;
+        let mut until = time::after(Instant::now(), self.idle);
         if let Some(deadline) = &self.deadline {
             until = until.min(deadline.at);
         }

@@ -40,6 +40,7 @@ use crate::{
         connection,
     },
     leg::{Done, Leg},
+    time,
     token::{AccessToken, TokenType},
 };
 
@@ -456,7 +457,7 @@ async fn exchange(
     let sending = connection.try_send(request);
     tokio::pin!(sending);
     loop {
-        if let Ok(sent) = timeout_at(moved + idle, &mut sending).await {
+        if let Ok(sent) = timeout_at(time::after(moved, idle), &mut sending).await {
             return sent.map_err(|failure| failed(lease, failure, at));
         }
         let last = activity.as_ref().map_or(moved, |activity| activity.last());

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::{
     error::{Error, NoAnswer},
     leg::Leg,
+    time::DECADES,
 };
 
 /// The token service's numbers for a certificate, or the attestation behind it, that it does not accept.
@@ -197,7 +198,10 @@ impl Remedies {
         }
         let after = match self.certificates {
             0 => Duration::ZERO,
-            done => self.policy.back_off.saturating_mul(1 << (done - 1).min(16)),
+            done => {
+                let wait = self.policy.back_off.saturating_mul(1 << (done - 1).min(16));
+                wait.min(DECADES)
+            }
         };
         self.certificates += 1;
         Step::NewCertificate { after }
@@ -388,6 +392,17 @@ mod tests {
             })
             .collect();
         assert_eq!((waits, remedies.certificates()), (vec![0, 1, 2], 3));
+
+        let never = RemedyPolicy {
+            back_off: Duration::MAX,
+            ..RemedyPolicy::default()
+        };
+        let mut remedies = Remedies::new(never);
+        remedies.after(Finding::CertificateRejected);
+        let Step::NewCertificate { after } = remedies.after(Finding::CertificateRejected) else {
+            panic!("a second one is allowed");
+        };
+        assert!(Instant::now().checked_add(after).is_some(), "{after:?}");
 
         let none = RemedyPolicy {
             new_certificates: 0,
