@@ -204,6 +204,30 @@ async fn challenges_of_one_certificate_cost_one_certificate() {
     assert_eq!(counts(), (2, 4), "its token, but no certificate");
 }
 
+/// Claims are quoted by the rules of HTTP; those that make no sense hide nothing of what the resource said.
+#[tokio::test]
+async fn a_strange_challenge_is_the_answer_and_a_quoted_one_is_followed() {
+    for (challenge, status, certificates) in [
+        (r#"Bearer claims="%%%""#, 401, 1),
+        (r#"Bearer claims="[]""#, 401, 1),
+        (r#"Bearer claims="{\"access_token\":{}}""#, 200, 2),
+    ] {
+        let bench = Bench::new().await;
+        let first = OnceLock::new();
+        bench.azure.twist(move |service, _, honest| {
+            if service == Service::Resource && first.set(()).is_ok() {
+                Reply::status(401, "no").with_header("www-authenticate", challenge)
+            } else {
+                honest
+            }
+        });
+        let client = on_demand(&bench).build().unwrap();
+        let response = get(&client, &bench.azure).send().await.unwrap();
+        assert_eq!(response.status(), status, "{challenge}");
+        assert_eq!(bench.azure.count(Service::Issue), certificates);
+    }
+}
+
 #[tokio::test]
 async fn a_kept_connection_that_the_server_closed_costs_a_safe_request_nothing() {
     let bench = Bench::new().await;

@@ -5,13 +5,14 @@ use ::http::{HeaderMap, header::WWW_AUTHENTICATE};
 /// A token is asked for with at most so many bytes of somebody else's text.
 const LONGEST: usize = 8 * 1024;
 
-/// The claims that a 401 demands, as they stand there.
-pub(super) fn claims(headers: &HeaderMap) -> Option<&str> {
+/// The claims that a 401 demands.
+pub(super) fn claims(headers: &HeaderMap) -> Option<String> {
     headers
         .get_all(WWW_AUTHENTICATE)
         .iter()
         .filter_map(|challenge| challenge.to_str().ok())
         .find_map(parameter)
+        .map(unquoted)
         .filter(|claims| !claims.is_empty() && claims.len() <= LONGEST)
 }
 
@@ -33,6 +34,16 @@ fn parameter(challenge: &str) -> Option<&str> {
         rest = &quoted[end + 1..];
     }
     None
+}
+
+/// The text that was quoted: a backslash stands before a character that means itself (RFC 9110 §5.6.4).
+fn unquoted(quoted: &str) -> String {
+    let mut characters = quoted.chars();
+    std::iter::from_fn(|| match characters.next() {
+        Some('\\') => characters.next(),
+        other => other,
+    })
+    .collect()
 }
 
 fn closing_quote(quoted: &str) -> Option<usize> {
@@ -61,13 +72,14 @@ mod tests {
             (r#"Bearer noclaims="x""#, None),
             (r#"Bearer claims="not closed"#, None),
             (r#"Bearer claims="""#, None),
+            (r#"Bearer claims="{\"a\":\"\\\\\"}""#, Some(r#"{"a":"\\"}"#)),
             ("Bearer claims=token", None),
             ("Bearer", None),
         ] {
             let mut headers = HeaderMap::new();
             headers.append(WWW_AUTHENTICATE, "Negotiate".parse().unwrap());
             headers.append(WWW_AUTHENTICATE, challenge.parse().unwrap());
-            assert_eq!(super::claims(&headers), claims, "{challenge}");
+            assert_eq!(super::claims(&headers).as_deref(), claims, "{challenge}");
         }
     }
 }

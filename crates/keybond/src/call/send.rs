@@ -41,7 +41,7 @@ use crate::{
     },
     leg::{Done, Leg},
     time,
-    token::{AccessToken, TokenType},
+    token::{AccessToken, TokenType, claims::Demanded},
 };
 
 /// Asks a resource to expect a bound token.
@@ -226,10 +226,14 @@ async fn attempts(
                 may_change = false;
                 continue;
             }
-            if may_follow && let Some(claims) = challenge::claims(refusal) {
+            // Claims that make no sense cannot be met: the resource's own words say more than an error about them.
+            if may_follow
+                && let Some(claims) = challenge::claims(refusal)
+                && Demanded::parse(&claims).is_ok()
+            {
                 may_follow = false;
                 let challenged = Some(token.bound_to());
-                let following = client.token_after(challenged, &route.resource, claims);
+                let following = client.token_after(challenged, &route.resource, &claims);
                 following.await?;
                 continue;
             }
