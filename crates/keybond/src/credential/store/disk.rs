@@ -71,7 +71,7 @@ impl DiskCertificates {
                 read.map_err(|cause| format!("{name}: {cause}"))
             }
             Ok(None) => Err(format!("{name}: it is gone")),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(format!("{name}: {error}")),
         };
         Ok(names.iter().map(|name| Ok(read(name)?.kept())).collect())
     }
