@@ -250,6 +250,10 @@ pub enum Error {
         /// What is wrong with it.
         problem: CertificateProblem,
     },
+    /// The work panicked, and panicked again when it was tried once more: a fault of this library, or of a part that
+    /// the program gave it (an attestation provider, a key store, a clock).
+    #[error("the work panicked twice and was given up")]
+    Died,
 }
 
 impl Error {
@@ -326,6 +330,7 @@ impl Error {
             },
             Self::Host { .. } => "host_not_allowed",
             Self::Certificate { problem, .. } => problem.code(),
+            Self::Died => "panicked",
         }
     }
 
@@ -392,6 +397,9 @@ impl Error {
             }
             Self::Mismatch { .. } => {
                 "Do not use the answer; check which identity is assigned to this machine and who answers for the service."
+            }
+            Self::Died => {
+                "Look at the panic's own message on standard error, and report it to whoever wrote the code that it names."
             }
             Self::Host { .. } => {
                 "If this host is really your token service, name it in MSAL_MI_IMDSV2_ALLOWED_HOSTS."

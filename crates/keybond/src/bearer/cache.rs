@@ -6,12 +6,12 @@ use std::{collections::HashMap, sync::Arc, time::SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::BearerToken;
-use crate::{error::Error, single_flight::SingleFlight, time::Pause};
+use crate::{single_flight::SingleFlight, time::Pause};
 
 /// Everything kept for one resource.
 pub(crate) struct BearerSlot {
     current: ArcSwapOption<BearerToken>,
-    pub(super) flight: SingleFlight<Result<Arc<BearerToken>, Error>>,
+    pub(super) flight: SingleFlight<Arc<BearerToken>>,
     pub(super) refresh: Pause,
 }
 

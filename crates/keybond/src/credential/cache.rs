@@ -42,7 +42,7 @@ pub(crate) struct BindingCache {
     version: AtomicU64,
     /// Tokens of older bindings are not to be used any more.
     retired_below: AtomicU64,
-    pub(crate) flight: SingleFlight<Result<Arc<Binding>, Error>>,
+    pub(crate) flight: SingleFlight<Arc<Binding>>,
     /// Between two questions whether the identity is still the same.
     pub(crate) identity_asked: Pause,
 }

@@ -148,6 +148,17 @@ pub(super) const TABLE: &[Entry] = &[
         &["Look at the source of the body, or give the body as a whole."],
     ),
     entry(
+        "panicked",
+        EVERY,
+        Retry::No,
+        "The work panicked, and panicked again when it was tried once more.",
+        &[
+            "A fault of an attestation provider, a key store or another part that the program gave the library.",
+            "A fault of the library.",
+        ],
+        &["Look at the panic's own message on standard error, and report it to whoever wrote the code that it names."],
+    ),
+    entry(
         "response_too_large",
         &[Leg::Metadata, Leg::Issue, Leg::Token, Leg::Bearer, Leg::Resource],
         Retry::No,

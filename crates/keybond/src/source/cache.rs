@@ -28,7 +28,7 @@ pub(crate) struct SourceCache {
 
 struct Slot {
     known: ArcSwapOption<(SourceReport, Instant)>,
-    flight: SingleFlight<Result<SourceReport, Error>>,
+    flight: SingleFlight<SourceReport>,
 }
 
 impl Default for Slot {

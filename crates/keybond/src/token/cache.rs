@@ -61,7 +61,7 @@ pub(crate) struct Slot {
     mask: usize,
     machine: Mutex<Machine<Error>>,
     window: Window,
-    pub(crate) flight: SingleFlight<Result<Arc<AccessToken>, Error>>,
+    pub(crate) flight: SingleFlight<Arc<AccessToken>>,
 }
 
 impl Slot {

@@ -332,7 +332,7 @@ fn cause(failure: &Error) -> &'static str {
     }
 }
 
-type Flight = SingleFlight<Result<Arc<AccessToken>, Error>>;
+type Flight = SingleFlight<Arc<AccessToken>>;
 
 /// The challenges that are being answered: resource, claims and the version that was challenged, if that is known.
 /// An entry lives as long as its run, or somebody who waits for it.
