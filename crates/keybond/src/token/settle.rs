@@ -334,10 +334,12 @@ fn cause(failure: &Error) -> &'static str {
 
 type Flight = SingleFlight<Arc<AccessToken>>;
 
-/// The challenges that are being answered: resource, claims and the version that was challenged, if that is known.
-/// An entry lives as long as its run, or somebody who waits for it.
+/// Resource, claims and the version that was challenged, if that is known.
+type Challenge = (String, String, Option<u64>);
+
+/// The challenges that are being answered. An entry lives as long as its run, or somebody who waits for it.
 #[derive(Default)]
-struct Challenges(Mutex<HashMap<(String, String, Option<u64>), Weak<Flight>>>);
+struct Challenges(Mutex<HashMap<Challenge, Weak<Flight>>>);
 
 impl Challenges {
     fn flight(&self, resource: &str, claims: &str, version: Option<u64>) -> Arc<Flight> {
