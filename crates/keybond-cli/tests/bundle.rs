@@ -337,7 +337,7 @@ fn story_15_the_bundle_has_the_ids_of_all_legs_and_nothing_to_steal() {
 fn story_15_a_way_that_fails_yields_a_bundle_too() {
     let azure = Azure::start();
     let dir = private_dir();
-    azure.admin(&["--data", "aadsts 700016"], "scenario");
+    azure.admin(&["--data", "aadsts 700027"], "scenario");
     let state = dir.path().join("state");
     let output = azure.doctor(&state, &["--bundle", "-", "--try", RESOURCE]);
     let said = String::from_utf8_lossy(&output.stderr);
