@@ -75,7 +75,8 @@ async fn heartbeat(stop: Arc<AtomicBool>) -> Duration {
     worst
 }
 
-/// The same beats on a thread of its own: what this machine slips by itself, whatever the runtime does.
+/// The same beats on a thread of its own: what this machine slips by itself. It is told with a failure and excuses
+/// none.
 fn control(stop: &AtomicBool) -> Duration {
     let (mut last, mut worst) = (Instant::now(), Duration::ZERO);
     while !stop.load(Ordering::SeqCst) {
@@ -103,7 +104,7 @@ async fn a_heartbeat_in_the_same_runtime_does_not_slip() {
         let worst = beats.await.unwrap();
         assert!(key.public_key().verify(SCHEME, b"message", &signature));
         let machine = machine.join().unwrap();
-        if worst <= SLIP + machine {
+        if worst <= SLIP {
             return;
         }
         slips.push((worst, machine));
