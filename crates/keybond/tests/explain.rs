@@ -195,6 +195,11 @@ fn numbers_of_the_token_service_are_found_with_and_without_their_prefix() {
     let number = explain(" 3921996 ").unwrap();
     assert_eq!(Some(number), explain("aadsts3921996"));
     assert_eq!(number.origin, Origin::TokenService);
+    // What the client itself acts upon is in the runbook.
+    for acted_upon in ["700016", "1000610", "500181", "1000901", "392196"] {
+        let entry = explain(acted_upon).unwrap();
+        assert_eq!(entry.origin, Origin::TokenService, "{acted_upon}");
+    }
     assert_eq!(explain("39219"), None);
     assert_eq!(explain(""), None);
 }

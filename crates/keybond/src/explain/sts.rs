@@ -100,6 +100,23 @@ pub(super) const TABLE: &[Entry] = &[
         &["Renewal failed for long; the certificate itself may still be valid."],
     ),
     entry(
+        "AADSTS700016",
+        TOKEN,
+        Retry::Later,
+        "The token service does not know the client id that the certificate is for.",
+        &[
+            "The identity was deleted and made anew under its name: the new one has another client id.",
+            "The identity is new, and the token service does not know it everywhere yet.",
+            "The identity was deleted, or is of another tenant.",
+        ],
+        &[
+            "An identity that was made anew is noticed, and certified under its new client id, by keybond itself; it asks once a minute at most.",
+            "If the identity is named by its client id, look whether there still is one of that id: no other identity ever gets it.",
+            "If it is new, ask again in a few minutes.",
+        ],
+    )
+    .token_service(),
+    entry(
         "AADSTS392200",
         TOKEN,
         Retry::No,
