@@ -294,3 +294,29 @@ async fn who_would_get_no_turn_in_time_is_told_at_once_and_takes_no_place() {
     assert_eq!(started.elapsed().as_secs(), 120);
     assert_eq!(bench.azure.count(Service::Issue), 2);
 }
+
+#[tokio::test]
+async fn a_rate_that_is_none_is_a_configuration_error() {
+    let bench = Bench::new().await;
+    let with_rate = |per_second, burst| bench.builder().imds_rate(per_second, burst);
+    for per_second in [
+        f64::NAN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        0.0,
+        -0.0,
+        -1.0,
+        1e-9,
+        1e9,
+    ] {
+        let error = with_rate(per_second, 5).build().unwrap_err();
+        assert_eq!(error.field(), Some("imds_rate"), "{per_second}");
+        assert!(error.to_string().contains("0.001 to 1000000"), "{error}");
+    }
+    let error = with_rate(5.0, 0).build().unwrap_err();
+    assert_eq!(error.field(), Some("imds_rate"));
+    for per_second in [0.001, 1e6] {
+        let client = with_rate(per_second, u32::MAX).build().unwrap();
+        client.credential().await.unwrap();
+    }
+}

@@ -187,7 +187,8 @@ impl ManagedIdentityBuilder {
 
     /// How often this client asks the metadata service at most, retries included: `burst` times at once and
     /// `per_second` times a second in the long run; 5 and 5 if not set. Who comes too early waits, and
-    /// fails at once if its turn would come after its deadline.
+    /// fails at once if its turn would come after its deadline. `per_second` is from 0.001 to a million, `burst`
+    /// at least 1; [`build`](Self::build) refuses anything else.
     pub fn imds_rate(mut self, per_second: f64, burst: u32) -> Self {
         self.imds_rate = Rate { per_second, burst };
         self
@@ -244,7 +245,7 @@ impl ManagedIdentityBuilder {
                 net: Net {
                     tls,
                     older_only: Arc::default(),
-                    imds_pace: Arc::new(Turnstile::new(self.imds_rate)),
+                    imds_pace: Arc::new(Turnstile::new(self.imds_rate.checked()?)),
                 },
                 endpoint,
                 identity: self.identity.checked()?,

@@ -8,6 +8,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::error::Error;
+
 /// The rate that is kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rate {
@@ -15,6 +17,25 @@ pub(crate) struct Rate {
     pub(crate) per_second: f64,
     /// How many at once.
     pub(crate) burst: u32,
+}
+
+impl Rate {
+    /// # Errors
+    /// [`Error::Configuration`] for a number that is no rate, or no number.
+    pub(crate) fn checked(self) -> Result<Self, Error> {
+        let refuse = |problem| Err(Error::configuration("imds_rate", problem));
+        // NaN is in no range.
+        if !(0.001..=1e6).contains(&self.per_second) {
+            let found = self.per_second;
+            return refuse(format!(
+                "{found} a second: expected a number from 0.001 to 1000000"
+            ));
+        }
+        if self.burst == 0 {
+            return refuse("0 at once: expected 1 or more".into());
+        }
+        Ok(self)
+    }
 }
 
 /// Tells everybody when it is their turn.
@@ -27,11 +48,12 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    /// `rate` was checked.
     pub(crate) fn new(rate: Rate) -> Self {
-        let interval = Duration::from_secs_f64(1.0 / rate.per_second.clamp(0.001, 1e6));
+        let interval = Duration::from_secs_f64(1.0 / rate.per_second);
         Self {
             interval,
-            tolerance: interval * rate.burst.max(1).saturating_sub(1),
+            tolerance: interval * rate.burst.saturating_sub(1),
             next: Duration::ZERO,
         }
     }
