@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::Path,
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -384,6 +384,30 @@ fn story_15_without_being_asked_no_way_is_tried() {
     let output = azure.doctor(&state, &["--bundle", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+}
+
+#[test]
+fn a_bundle_that_is_interrupted_leaves_nothing() {
+    // Takes the connection and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (dir, state) = (private_dir(), private_dir());
+    let mut doctor = Command::new(KEYBOND)
+        .args(["doctor", "--try", RESOURCE, "--bundle"])
+        .arg(dir.path().join("ticket.json"))
+        .env(IMDS, format!("http://{}", silent.local_addr().unwrap()))
+        .env("KEYBOND_TPM", "off")
+        .env("KEYBOND_STATE_DIR", state.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _asked = silent.accept().unwrap();
+    let interrupt = Command::new("kill")
+        .args(["-INT", &doctor.id().to_string()])
+        .status();
+    assert!(interrupt.unwrap().success());
+    assert_eq!(doctor.wait().unwrap().signal(), Some(2));
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

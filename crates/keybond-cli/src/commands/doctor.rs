@@ -19,7 +19,7 @@ const PROBE_BUDGET: Duration = Duration::from_millis(600);
 pub(crate) async fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
     let provider = session::key_provider(&args.key)?;
     // Whether the file can be had is known before anybody waits for what goes into it.
-    let target = args.bundle.as_deref().map(Target::open).transpose()?;
+    let target = args.bundle.as_deref().map(Target::choose).transpose()?;
     let legs = Legs::default();
     let stores = Stores::examine(&provider).await;
     // Settings that cannot be used are what a ticket may be about.

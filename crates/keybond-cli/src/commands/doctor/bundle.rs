@@ -1,8 +1,7 @@
 //! The support bundle: one document that an operator can attach to a ticket, with nothing in it to steal.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -11,6 +10,7 @@ use std::{
 use keybond::{AccessToken, DiskCertificates, KeptCertificate, LegReport, ManagedIdentity};
 use keybond_keys::KeyProvider;
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::redact::Variables;
 use crate::{
@@ -29,43 +29,22 @@ const SWITCHED_OFF: &str = "mtls_pop_administratively_disabled";
 /// Where a bundle goes.
 pub(super) enum Target {
     StandardOutput,
-    File(NewFile),
-}
-
-/// A file that is taken away again unless it is written: an empty one would stand in the way of the next try.
-pub(super) struct NewFile {
-    path: PathBuf,
-    file: File,
-    written: bool,
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.written {
-            // What is left then is empty.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
+    /// A file that is not there yet. It gets this name when all of it is written, so that nothing is left of a run
+    /// that fails or is interrupted.
+    NewFile(PathBuf),
 }
 
 impl Target {
-    /// Standard output for `-`, else a new file that this user alone may read.
-    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
+    /// Standard output for `-`, else a new file that this user alone may read. That it can be made is known then.
+    pub(super) fn choose(path: &Path) -> Result<Self, Failure> {
         if path == Path::new("-") {
             return Ok(Self::StandardOutput);
         }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options
-            .open(path)
-            .map_err(|error| Failure::io(&path.display().to_string(), &error))?;
-        Ok(Self::File(NewFile {
-            path: path.to_owned(),
-            file,
-            written: false,
-        }))
+        if path.symlink_metadata().is_ok() {
+            return Err(failed(path, &io::ErrorKind::AlreadyExists.into()));
+        }
+        temporary_beside(path)?;
+        Ok(Self::NewFile(path.to_owned()))
     }
 
     pub(super) fn is_standard_output(&self) -> bool {
@@ -74,18 +53,36 @@ impl Target {
 
     pub(super) fn write(self, document: &Value) -> Result<(), Failure> {
         let text = format!("{document:#}\n");
-        match self {
-            Self::StandardOutput => write_out(text.as_bytes()),
-            Self::File(mut target) => {
-                target
-                    .file
-                    .write_all(text.as_bytes())
-                    .map_err(|error| Failure::io(&target.path.display().to_string(), &error))?;
-                target.written = true;
-                Ok(())
-            }
-        }
+        let path = match self {
+            Self::StandardOutput => return write_out(text.as_bytes()),
+            Self::NewFile(path) => path,
+        };
+        let mut file = temporary_beside(&path)?;
+        file.write_all(text.as_bytes())
+            .map_err(|error| failed(&path, &error))?;
+        // Another program may have made a file of that name meanwhile.
+        file.persist_noclobber(&path)
+            .map_err(|error| failed(&path, &error.error))?;
+        Ok(())
     }
+}
+
+/// A file in the same directory, which on Unix its owner alone may read, and which goes when it is dropped.
+fn temporary_beside(path: &Path) -> Result<NamedTempFile, Failure> {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let directory = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    tempfile::Builder::new()
+        .prefix(".keybond-bundle-")
+        .tempfile_in(directory)
+        .map_err(|error| failed(path, &error))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    Failure::io(&path.display().to_string(), error)
 }
 
 /// What was told of legs, in the order of their ends.
@@ -270,14 +267,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_that_is_not_written_leaves_no_file() {
+    fn a_bundle_takes_its_name_when_it_is_whole_and_nobody_elses() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ticket.json");
-        drop(Target::open(&path).unwrap());
-        assert!(!path.exists());
-        let target = Target::open(&path).unwrap();
-        assert!(Target::open(&path).is_err());
-        target.write(&json!({ "form": FORM })).unwrap();
-        assert!(path.exists());
+        let there = || std::fs::read_dir(dir.path()).unwrap().count();
+        drop(Target::choose(&path).unwrap());
+        let (first, second) = (Target::choose(&path), Target::choose(&path));
+        assert_eq!(there(), 0);
+        first.unwrap().write(&json!({ "form": FORM })).unwrap();
+        assert!(second.unwrap().write(&json!({})).is_err());
+        assert!(Target::choose(&path).is_err());
+        assert!(std::fs::read_to_string(&path).unwrap().contains("form"));
+        assert_eq!(there(), 1);
+        assert!(Target::choose(&dir.path().join("none/ticket.json")).is_err());
     }
 }
