@@ -146,6 +146,17 @@ pub(crate) struct TrustArgs {
     pub(crate) ca_file: Option<PathBuf>,
 }
 
+/// Which identity, with which key, trusting whom: what a client needs.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    #[command(flatten)]
+    pub(crate) identity: IdentityArgs,
+    #[command(flatten)]
+    pub(crate) key: KeyArgs,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+}
+
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -218,11 +229,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long = "try", value_name = "RESOURCE", requires = "bundle")]
     pub(crate) try_resource: Option<String>,
     #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) key: KeyArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// `keybond capabilities`.
@@ -232,11 +239,7 @@ pub(crate) struct CapabilitiesArgs {
     #[arg(long)]
     pub(crate) make_key: bool,
     #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) key: KeyArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// `keybond key`.
@@ -244,10 +247,7 @@ pub(crate) struct CapabilitiesArgs {
 pub(crate) enum KeyCommand {
     /// Find or make the key, prove it, and print what it was shown to be.
     #[command(after_help = "Example: keybond key show --min-strength hardware")]
-    Show {
-        #[command(flatten)]
-        key: KeyArgs,
-    },
+    Show(KeyArgs),
     /// Sign standard input with the key, for diagnosis; the raw signature goes to standard output.
     #[command(after_help = "Example: echo -n hello | keybond key sign PS256 > signature")]
     Sign {
@@ -259,16 +259,10 @@ pub(crate) enum KeyCommand {
     },
     /// Print the public key.
     #[command(after_help = "Example: keybond key public | openssl pkey -pubin -text -noout")]
-    Public {
-        #[command(flatten)]
-        key: KeyArgs,
-    },
+    Public(KeyArgs),
     /// Make a new key, prove it, and use it from now on. The old one keeps working until the next rotation.
     #[command(after_help = "Example: keybond key rotate --min-strength hardware")]
-    Rotate {
-        #[command(flatten)]
-        key: KeyArgs,
-    },
+    Rotate(KeyArgs),
     /// Delete the key from every store that has it. Its certificates are worthless afterwards.
     #[command(after_help = "Example: keybond key delete --yes")]
     Delete {
@@ -347,22 +341,11 @@ pub(crate) struct CsrArgs {
 pub(crate) enum CertCommand {
     /// Find the certificate that was kept, or get one, and print what it says and where it is.
     #[command(after_help = "Example: keybond cert show --json")]
-    Show(CertArgs),
+    Show(ClientArgs),
     /// Have the same key certified anew and print the new certificate. Tokens of the old one stay valid where
     /// they are in use.
     #[command(after_help = "Example: keybond cert renew")]
-    Renew(CertArgs),
-}
-
-/// Whose certificate.
-#[derive(Debug, Args)]
-pub(crate) struct CertArgs {
-    #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) key: KeyArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
+    Renew(ClientArgs),
 }
 
 /// `keybond token`.
@@ -374,11 +357,7 @@ pub(crate) struct TokenArgs {
     #[arg(long)]
     pub(crate) allow_bearer: bool,
     #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) key: KeyArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// `keybond call`.
@@ -426,11 +405,7 @@ pub(crate) struct CallArgs {
     #[arg(short = 'v', long)]
     pub(crate) verbose: bool,
     #[command(flatten)]
-    pub(crate) identity: IdentityArgs,
-    #[command(flatten)]
-    pub(crate) key: KeyArgs,
-    #[command(flatten)]
-    pub(crate) trust: TrustArgs,
+    pub(crate) client: ClientArgs,
 }
 
 /// For `--certificate`.

@@ -37,10 +37,10 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Doctor(args) => commands::doctor::run(&args, json).await,
         Command::Capabilities(args) => commands::capabilities::run(&args, json).await,
         Command::Key(command) => match command {
-            KeyCommand::Show { key } => commands::key::show(&key, json).await,
+            KeyCommand::Show(key) => commands::key::show(&key, json).await,
             KeyCommand::Sign { scheme, key } => commands::key::sign(scheme, &key).await,
-            KeyCommand::Public { key } => commands::key::public(&key, json).await,
-            KeyCommand::Rotate { key } => commands::key::rotate(&key, json).await,
+            KeyCommand::Public(key) => commands::key::public(&key, json).await,
+            KeyCommand::Rotate(key) => commands::key::rotate(&key, json).await,
             KeyCommand::Delete { yes, key } => commands::key::delete(yes, &key, json).await,
         },
         Command::Pop(command) => commands::pop::run(command, json).await,

@@ -24,7 +24,7 @@ use keybond_tls::{TlsConnector, TrustRoots};
 #[cfg(windows)]
 use crate::args::Interop;
 use crate::{
-    args::{IdentityArgs, KeyArgs, TrustArgs},
+    args::{ClientArgs, IdentityArgs, KeyArgs, TrustArgs},
     failure::Failure,
 };
 
@@ -188,28 +188,22 @@ pub(crate) async fn connector(args: &TrustArgs) -> Result<Arc<dyn TlsConnector>,
 }
 
 /// The managed identity that the arguments name.
-pub(crate) async fn managed_identity(
-    identity: &IdentityArgs,
-    key: &KeyArgs,
-    trust: &TrustArgs,
-) -> Result<ManagedIdentityBuilder, Failure> {
-    builder(identity, key_provider(key)?, key, trust).await
+pub(crate) async fn managed_identity(args: &ClientArgs) -> Result<ManagedIdentityBuilder, Failure> {
+    builder(args, key_provider(&args.key)?).await
 }
 
 /// The same with a key provider that is there already.
 pub(crate) async fn builder(
-    identity: &IdentityArgs,
+    args: &ClientArgs,
     provider: KeyProvider,
-    key: &KeyArgs,
-    trust: &TrustArgs,
 ) -> Result<ManagedIdentityBuilder, Failure> {
-    let identity = which(identity)?;
-    let builder = with_certificates(ManagedIdentity::builder(), &identity, key)
+    let identity = which(&args.identity)?;
+    let builder = with_certificates(ManagedIdentity::builder(), &identity, &args.key)
         .identity(identity)
         .key_provider(provider)
-        .minimum_strength(key.min_strength)
-        .tls(connector(trust).await?);
-    Ok(with_switch(builder, key))
+        .minimum_strength(args.key.min_strength)
+        .tls(connector(&args.trust).await?);
+    Ok(with_switch(builder, &args.key))
 }
 
 /// The builder, told where an operator's file switch may lie.

@@ -42,7 +42,7 @@ pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure>
     let data = args.data.as_deref().map(Data::open).transpose()?;
     let progress = Progress::new(!args.verbose && !args.silent);
 
-    let mut builder = session::managed_identity(&args.identity, &args.key, &args.trust).await?;
+    let mut builder = session::managed_identity(&args.client).await?;
     builder = with_rule(builder, &args)?;
     if args.verbose {
         builder = builder.on_leg(Arc::new(|report: &LegReport| {

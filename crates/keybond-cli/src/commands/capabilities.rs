@@ -9,9 +9,7 @@ use super::{print_json, write_out};
 use crate::{args::CapabilitiesArgs, failure::Failure, session};
 
 pub(crate) async fn run(args: &CapabilitiesArgs, json: bool) -> Result<ExitCode, Failure> {
-    let client = session::managed_identity(&args.identity, &args.key, &args.trust)
-        .await?
-        .build()?;
+    let client = session::managed_identity(&args.client).await?.build()?;
     let found = if args.make_key {
         client.capabilities_with_key().await?
     } else {

@@ -6,22 +6,22 @@ use keybond::{Binding, ManagedIdentity};
 use serde_json::json;
 
 use super::{print_json, rfc3339, write_out};
-use crate::{args::CertArgs, failure::Failure, session};
+use crate::{args::ClientArgs, failure::Failure, session};
 
-pub(crate) async fn show(args: &CertArgs, json: bool) -> Result<ExitCode, Failure> {
+pub(crate) async fn show(args: &ClientArgs, json: bool) -> Result<ExitCode, Failure> {
     let client = client(args).await?;
     let binding = client.credential().await?;
     print(&client, &binding, json)
 }
 
-pub(crate) async fn renew(args: &CertArgs, json: bool) -> Result<ExitCode, Failure> {
+pub(crate) async fn renew(args: &ClientArgs, json: bool) -> Result<ExitCode, Failure> {
     let client = client(args).await?;
     let binding = client.renew().await?;
     print(&client, &binding, json)
 }
 
-async fn client(args: &CertArgs) -> Result<ManagedIdentity, Failure> {
-    let builder = session::managed_identity(&args.identity, &args.key, &args.trust).await?;
+async fn client(args: &ClientArgs) -> Result<ManagedIdentity, Failure> {
+    let builder = session::managed_identity(args).await?;
     Ok(builder.build()?)
 }
 

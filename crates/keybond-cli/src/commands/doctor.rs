@@ -17,7 +17,7 @@ use crate::{args::DoctorArgs, failure::Failure, session};
 const PROBE_BUDGET: Duration = Duration::from_millis(600);
 
 pub(crate) async fn run(args: &DoctorArgs, json: bool) -> Result<ExitCode, Failure> {
-    let provider = session::key_provider(&args.key)?;
+    let provider = session::key_provider(&args.client.key)?;
     // Whether the file can be had is known before anybody waits for what goes into it.
     let target = args.bundle.as_deref().map(Target::choose).transpose()?;
     let legs = Legs::default();
@@ -54,7 +54,7 @@ async fn client(
     provider: &KeyProvider,
     legs: &Legs,
 ) -> Result<ManagedIdentity, Failure> {
-    let builder = session::builder(&args.identity, provider.clone(), &args.key, &args.trust);
+    let builder = session::builder(&args.client, provider.clone());
     let builder = builder.await?.probe_budget(PROBE_BUDGET);
     Ok(builder.on_leg(legs.listener()).build()?)
 }

@@ -9,9 +9,7 @@ use super::{print_json, rfc3339, write_out};
 use crate::{args::TokenArgs, failure::Failure, session};
 
 pub(crate) async fn run(args: &TokenArgs, json: bool) -> Result<ExitCode, Failure> {
-    let client = session::managed_identity(&args.identity, &args.key, &args.trust)
-        .await?
-        .build()?;
+    let client = session::managed_identity(&args.client).await?.build()?;
     let policy = if args.allow_bearer {
         BindingPolicy::AllowBearer
     } else {

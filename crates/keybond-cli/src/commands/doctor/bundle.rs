@@ -141,7 +141,7 @@ pub(super) async fn gather(
         "capabilities": capabilities,
         "kill_switch": kill_switch(&capabilities),
         "key": key,
-        "certificates": session::state_dir(&args.key).map(certificates),
+        "certificates": session::state_dir(&args.client.key).map(certificates),
         "way": way,
         "log": { "lines": lines, "older_lines_dropped": dropped },
     });
@@ -155,7 +155,7 @@ pub(super) async fn gather(
 async fn go(args: &DoctorArgs, provider: &KeyProvider, resource: &str) -> Value {
     let legs = Legs::default();
     let ended = async {
-        let builder = session::builder(&args.identity, provider.clone(), &args.key, &args.trust);
+        let builder = session::builder(&args.client, provider.clone());
         let client = builder.await?.on_leg(legs.listener()).build()?;
         Ok::<_, Failure>(client.token(resource).await?)
     };
