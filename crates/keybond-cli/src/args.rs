@@ -53,6 +53,13 @@ pub(crate) struct KeyArgs {
         value_name = "STRENGTH"
     )]
     pub(crate) min_strength: Strength,
+    #[command(flatten)]
+    pub(crate) place: KeyPlaceArgs,
+}
+
+/// Where the key is, and what it is called.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KeyPlaceArgs {
     /// Which key stores may be used: `tpm2,memory` (only these), `-memory` (not this one), `+tpm2` (required).
     #[arg(
         long,
@@ -270,7 +277,7 @@ pub(crate) enum KeyCommand {
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
-        key: KeyArgs,
+        place: KeyPlaceArgs,
     },
 }
 

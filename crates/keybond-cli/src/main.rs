@@ -41,7 +41,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             KeyCommand::Sign { scheme, key } => commands::key::sign(scheme, &key).await,
             KeyCommand::Public(key) => commands::key::public(&key, json).await,
             KeyCommand::Rotate(key) => commands::key::rotate(&key, json).await,
-            KeyCommand::Delete { yes, key } => commands::key::delete(yes, &key, json).await,
+            KeyCommand::Delete { yes, place } => commands::key::delete(yes, &place, json).await,
         },
         Command::Pop(command) => commands::pop::run(command, json).await,
         Command::Csr(args) => commands::csr::run(&args, json).await,

@@ -12,7 +12,7 @@ use keybond_keys::StateDir;
 #[cfg(unix)]
 use keybond_keys::Tpm2Store;
 use keybond_keys::{
-    AbsentStore, KeyName, KeyProvider, KeyProviderBuilder, MemoryStore, Reason, StoreId,
+    AbsentStore, KeyName, KeyProvider, KeyProviderBuilder, MemoryStore, Reason, StoreId, Strength,
     Unavailable,
 };
 #[cfg(windows)]
@@ -24,7 +24,7 @@ use keybond_tls::{TlsConnector, TrustRoots};
 #[cfg(windows)]
 use crate::args::Interop;
 use crate::{
-    args::{ClientArgs, IdentityArgs, KeyArgs, TrustArgs},
+    args::{ClientArgs, IdentityArgs, KeyArgs, KeyPlaceArgs, TrustArgs},
     failure::Failure,
 };
 
@@ -34,12 +34,21 @@ const PIN_VARIABLE: &str = "KEYBOND_PKCS11_PIN";
 
 /// The key provider with every store of this platform; those it does not have are listed with the cause.
 pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
+    provider(&args.place, args.min_strength)
+}
+
+/// The same for what uses no key.
+pub(crate) fn provider_without_floor(place: &KeyPlaceArgs) -> Result<KeyProvider, Failure> {
+    provider(place, Strength::Software)
+}
+
+fn provider(args: &KeyPlaceArgs, floor: Strength) -> Result<KeyProvider, Failure> {
     let name = KeyName::new(args.key_name.as_str())
         .map_err(|error| Failure::usage(format!("--key-name: {error}")))?;
     let mut builder = KeyProvider::builder()
         .key_name(name)
         .policy(args.stores.clone())
-        .minimum_strength(args.min_strength);
+        .minimum_strength(floor);
     builder = windows_stores(builder, args)?;
     // A token that was named goes before a TPM that merely is there.
     builder = pkcs11_store(builder, args);
@@ -48,7 +57,7 @@ pub(crate) fn key_provider(args: &KeyArgs) -> Result<KeyProvider, Failure> {
 }
 
 /// Where state is kept, if the arguments or the environment say so.
-pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
+pub(crate) fn state_dir(args: &KeyPlaceArgs) -> Option<PathBuf> {
     let variable = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
@@ -68,7 +77,7 @@ pub(crate) fn state_dir(args: &KeyArgs) -> Option<PathBuf> {
 #[cfg(windows)]
 fn windows_stores(
     builder: KeyProviderBuilder,
-    args: &KeyArgs,
+    args: &KeyPlaceArgs,
 ) -> Result<KeyProviderBuilder, Failure> {
     let sharing = match args.interop {
         Some(Interop::Msal) => KeyGuardSharing::Msal,
@@ -82,7 +91,7 @@ fn windows_stores(
 #[cfg(not(windows))]
 fn windows_stores(
     builder: KeyProviderBuilder,
-    args: &KeyArgs,
+    args: &KeyPlaceArgs,
 ) -> Result<KeyProviderBuilder, Failure> {
     if args.interop.is_some() {
         return Err(Failure::usage(
@@ -102,7 +111,7 @@ fn windows_stores(
 }
 
 #[cfg(feature = "pkcs11")]
-fn pkcs11_store(builder: KeyProviderBuilder, args: &KeyArgs) -> KeyProviderBuilder {
+fn pkcs11_store(builder: KeyProviderBuilder, args: &KeyPlaceArgs) -> KeyProviderBuilder {
     let Some(uri) = args.pkcs11.clone() else {
         let refusal = Unavailable::new(
             StoreId::Pkcs11,
@@ -127,7 +136,7 @@ fn pkcs11_store(builder: KeyProviderBuilder, args: &KeyArgs) -> KeyProviderBuild
 }
 
 #[cfg(not(feature = "pkcs11"))]
-fn pkcs11_store(builder: KeyProviderBuilder, _args: &KeyArgs) -> KeyProviderBuilder {
+fn pkcs11_store(builder: KeyProviderBuilder, _args: &KeyPlaceArgs) -> KeyProviderBuilder {
     let refusal = Unavailable::new(
         StoreId::Pkcs11,
         Reason::NotSupported,
@@ -139,7 +148,7 @@ fn pkcs11_store(builder: KeyProviderBuilder, _args: &KeyArgs) -> KeyProviderBuil
 #[cfg(unix)]
 fn platform_stores(
     builder: KeyProviderBuilder,
-    args: &KeyArgs,
+    args: &KeyPlaceArgs,
 ) -> Result<KeyProviderBuilder, Failure> {
     let address = args
         .tpm
@@ -166,7 +175,7 @@ fn platform_stores(
 #[cfg(not(unix))]
 fn platform_stores(
     builder: KeyProviderBuilder,
-    args: &KeyArgs,
+    args: &KeyPlaceArgs,
 ) -> Result<KeyProviderBuilder, Failure> {
     // Windows keeps the keys itself; the directory holds only which slot of a rotated key is in use.
     match state_dir(args).map(StateDir::open) {
@@ -198,17 +207,17 @@ pub(crate) async fn builder(
     provider: KeyProvider,
 ) -> Result<ManagedIdentityBuilder, Failure> {
     let identity = which(&args.identity)?;
-    let builder = with_certificates(ManagedIdentity::builder(), &identity, &args.key)
+    let builder = with_certificates(ManagedIdentity::builder(), &identity, &args.key.place)
         .identity(identity)
         .key_provider(provider)
         .minimum_strength(args.key.min_strength)
         .tls(connector(&args.trust).await?);
-    Ok(with_switch(builder, &args.key))
+    Ok(with_switch(builder, &args.key.place))
 }
 
 /// The builder, told where an operator's file switch may lie.
-fn with_switch(builder: ManagedIdentityBuilder, key: &KeyArgs) -> ManagedIdentityBuilder {
-    match state_dir(key) {
+fn with_switch(builder: ManagedIdentityBuilder, place: &KeyPlaceArgs) -> ManagedIdentityBuilder {
+    match state_dir(place) {
         Some(directory) => builder.state_directory(directory),
         None => builder,
     }
@@ -219,11 +228,11 @@ fn with_switch(builder: ManagedIdentityBuilder, key: &KeyArgs) -> ManagedIdentit
 fn with_certificates(
     builder: ManagedIdentityBuilder,
     identity: &Identity,
-    key: &KeyArgs,
+    place: &KeyPlaceArgs,
 ) -> ManagedIdentityBuilder {
-    match key.interop {
+    match place.interop {
         Some(Interop::Msal) => {
-            let store = keybond::MsalCertificates::new(identity, state_dir(key).as_deref());
+            let store = keybond::MsalCertificates::new(identity, state_dir(place).as_deref());
             builder.certificate_store(Arc::new(store))
         }
         None => builder,
@@ -234,7 +243,7 @@ fn with_certificates(
 fn with_certificates(
     builder: ManagedIdentityBuilder,
     _identity: &Identity,
-    _key: &KeyArgs,
+    _place: &KeyPlaceArgs,
 ) -> ManagedIdentityBuilder {
     builder
 }

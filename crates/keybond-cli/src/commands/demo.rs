@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::{call, print_json, write_out};
 use crate::{
-    args::{DemoArgs, KeyArgs},
+    args::{DemoArgs, KeyArgs, KeyPlaceArgs},
     failure::{Failure, Kind},
     session,
 };
@@ -72,9 +72,12 @@ pub(crate) async fn run(args: &DemoArgs, json: bool) -> Result<ExitCode, Failure
         None => state.path().join("state"),
     };
     let keys = |name: &str| KeyArgs {
-        state_dir: Some(state_dir.clone()),
-        key_name: name.to_owned(),
-        interop: None,
+        place: KeyPlaceArgs {
+            state_dir: Some(state_dir.clone()),
+            key_name: name.to_owned(),
+            interop: None,
+            ..args.key.place.clone()
+        },
         ..args.key.clone()
     };
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::{print_json, write_out};
 use crate::{
-    args::KeyArgs,
+    args::{KeyArgs, KeyPlaceArgs},
     failure::{Failure, Kind},
     session,
 };
@@ -96,7 +96,11 @@ pub(crate) async fn rotate(args: &KeyArgs, json: bool) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) async fn delete(yes: bool, args: &KeyArgs, json: bool) -> Result<ExitCode, Failure> {
+pub(crate) async fn delete(
+    yes: bool,
+    place: &KeyPlaceArgs,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     if !yes {
         if !std::io::stdin().is_terminal() {
             return Err(Failure::usage(
@@ -105,7 +109,7 @@ pub(crate) async fn delete(yes: bool, args: &KeyArgs, json: bool) -> Result<Exit
         }
         eprint!(
             "Delete the key `{}`? Its certificates are worthless then. [y/N] ",
-            args.key_name
+            place.key_name
         );
         let mut answer = String::new();
         std::io::stdin()
@@ -116,11 +120,12 @@ pub(crate) async fn delete(yes: bool, args: &KeyArgs, json: bool) -> Result<Exit
             return Ok(ExitCode::FAILURE);
         }
     }
-    let deleted = session::key_provider(args)?.delete_key().await?;
+    // No key is used: there is no strength to ask for.
+    let deleted = session::provider_without_floor(place)?.delete_key().await?;
     if json {
         print_json(&json!({ "deleted": deleted }))?;
     } else if !deleted {
-        eprintln!("there was no key `{}`", args.key_name);
+        eprintln!("there was no key `{}`", place.key_name);
     }
     Ok(ExitCode::SUCCESS)
 }

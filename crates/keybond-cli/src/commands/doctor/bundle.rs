@@ -141,7 +141,7 @@ pub(super) async fn gather(
         "capabilities": capabilities,
         "kill_switch": kill_switch(&capabilities),
         "key": key,
-        "certificates": session::state_dir(&args.client.key).map(certificates),
+        "certificates": session::state_dir(&args.client.key.place).map(certificates),
         "way": way,
         "log": { "lines": lines, "older_lines_dropped": dropped },
     });
