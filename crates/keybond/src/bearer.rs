@@ -135,16 +135,9 @@ impl ManagedIdentity {
     pub async fn bearer_token(&self, resource: &str) -> Result<Arc<BearerToken>, Error> {
         let resource = resource_of(resource)?;
         let shared = &self.shared;
-        let slot = shared.surroundings.bearers.slot(resource);
         let now = shared.clock.now();
-        let start = |refresh| {
-            fetch(
-                Arc::clone(shared),
-                Arc::clone(&slot),
-                resource.to_owned(),
-                refresh,
-            )
-        };
+        let slot = shared.surroundings.bearers.slot(resource, now);
+        let start = |refresh| fetch(Arc::clone(shared), Arc::clone(&slot), refresh);
         if let Some(token) = slot.usable(now) {
             if now >= token.refresh_on() && slot.refresh.pass(now, BACKGROUND_PAUSE) {
                 slot.flight.launch(|| start(true));
@@ -159,7 +152,6 @@ impl ManagedIdentity {
 async fn fetch(
     shared: Arc<Shared>,
     slot: Arc<BearerSlot>,
-    resource: String,
     refresh: bool,
 ) -> Result<Arc<BearerToken>, Error> {
     // A run that ended between the caller's look and this one's start.
@@ -167,13 +159,13 @@ async fn fetch(
         return Ok(token);
     }
     let way = shared.acquisition()?;
-    let asking = Box::pin(request::request(&shared, &way, &resource));
+    let asking = Box::pin(request::request(&shared, &way, slot.resource()));
     let fetched = way.leg(Leg::Bearer, asking).await;
     telemetry::bearer_ended(&shared, &way.tally, &fetched);
     match &fetched {
         Ok(token) => slot.put(token),
         Err(error) if refresh => {
-            tracing::warn!(target: "keybond", %resource, %error, "a bearer token could not be refreshed; the old one stays in use");
+            tracing::warn!(target: "keybond", resource = slot.resource(), %error, "a bearer token could not be refreshed; the old one stays in use");
         }
         Err(_) => {}
     }

@@ -105,7 +105,7 @@ impl ManagedIdentity {
         now: SystemTime,
     ) -> Result<Arc<AccessToken>, Error> {
         let shared = &self.shared;
-        let slot = shared.tokens.slot(resource);
+        let slot = shared.tokens.slot(resource, now);
         let start = |refresh| obtain::fetch_token(Arc::clone(shared), Arc::clone(&slot), refresh);
         match slot.ask(now, &shared.bindings) {
             Asked::Use(token) => {

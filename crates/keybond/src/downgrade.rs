@@ -131,8 +131,9 @@ impl ManagedIdentity {
         }
         let shared = &self.shared;
         // What was said about bound tokens says nothing about one that is here.
-        let slot = shared.tokens.slot(resource);
-        let cached = slot.usable(shared.clock.now(), &shared.bindings).is_some();
+        let cached = (shared.tokens)
+            .usable(resource, shared.clock.now(), &shared.bindings)
+            .is_some();
         let unbound = &shared.remedies.unbound;
         let reason = match unbound.of(resource, Instant::now()).filter(|_| !cached) {
             Some(reason) => reason,

@@ -72,6 +72,7 @@ pub mod pop;
 mod printable;
 mod random;
 mod single_flight;
+mod slots;
 mod source;
 mod switch;
 mod telemetry;

@@ -33,7 +33,7 @@ impl Default for Surroundings {
             root: PathBuf::from("/"),
             switch: FileSwitch::default(),
             sources: SourceCache::default(),
-            bearers: BearerCache::default(),
+            bearers: BearerCache::new(),
         }
     }
 }

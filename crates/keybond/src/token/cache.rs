@@ -11,11 +11,10 @@
 //! 4. Past its refresh time a token is still handed out while the next is fetched; what is started when says the
 //!    machine (`lifecycle`), which is asked only when its last answer may have changed.
 //! 5. No token of a retired binding is handed out.
-//! 6. A new resource costs the copy of a small part of the map, whatever is in the others.
+//! 6. A new resource costs little, and many that nobody needs any more cost nothing ([`slots`]).
 
 use std::{
     cell::Cell,
-    hash::BuildHasher as _,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,8 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use hashbrown::{DefaultHashBuilder, HashTable};
+use arc_swap::ArcSwapOption;
 
 use super::AccessToken;
 use crate::{
@@ -32,11 +30,9 @@ use crate::{
     error::Error,
     lifecycle::{Input, Machine, Output},
     single_flight::SingleFlight,
+    slots::{self, Slots},
     time::Window,
 };
-
-/// Parts of the map. With ten thousand resources a new one copies some forty references.
-const PARTS: usize = 256;
 
 /// At most this many handles to a token.
 const MOST_HANDLES: usize = 8;
@@ -189,26 +185,30 @@ impl Slot {
     }
 }
 
-type Part = ArcSwap<HashTable<Arc<Slot>>>;
+impl slots::Slot for Slot {
+    fn name(&self) -> &str {
+        &self.resource
+    }
+
+    /// No token is left, and nobody is to be told to wait.
+    fn is_idle(&self, now: SystemTime) -> bool {
+        let token = self.handle().load();
+        let over = token.as_ref().is_none_or(|token| !token.is_usable(now));
+        over && self.held(now).is_none()
+    }
+}
 
 /// The slots by resource.
 pub(crate) struct TokenCache {
-    /// Seeded at random: who names resources cannot choose where they go.
-    hasher: DefaultHashBuilder,
-    parts: Box<[Part]>,
+    slots: Slots<Slot>,
     handles: usize,
 }
 
 impl TokenCache {
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // An empty table allocates nothing, and all parts begin with the same one.
-        let empty = Arc::new(HashTable::new());
         Self {
-            hasher: DefaultHashBuilder::default(),
-            parts: (0..PARTS)
-                .map(|_| ArcSwap::new(Arc::clone(&empty)))
-                .collect(),
+            slots: Slots::new(),
             handles: cores.next_power_of_two().min(MOST_HANDLES),
         }
     }
@@ -220,40 +220,23 @@ impl TokenCache {
         now: SystemTime,
         bindings: &BindingCache,
     ) -> Option<Arc<AccessToken>> {
-        let hash = self.hasher.hash_one(resource);
-        let part = self.part(hash).load();
-        part.find(hash, |slot| *slot.resource == *resource)?
-            .fresh(now, bindings)
+        self.slots.read(resource, |slot| slot.fresh(now, bindings))
+    }
+
+    /// The token for a resource, if it may be handed out.
+    pub(crate) fn usable(
+        &self,
+        resource: &str,
+        now: SystemTime,
+        bindings: &BindingCache,
+    ) -> Option<Arc<AccessToken>> {
+        self.slots.read(resource, |slot| slot.usable(now, bindings))
     }
 
     /// The slot of a resource, made if need be.
-    pub(crate) fn slot(&self, resource: &str) -> Arc<Slot> {
-        let hash = self.hasher.hash_one(resource);
-        let part = self.part(hash);
-        let find = |slots: &HashTable<Arc<Slot>>| {
-            slots
-                .find(hash, |slot| *slot.resource == *resource)
-                .map(Arc::clone)
-        };
-        if let Some(slot) = find(&part.load()) {
-            return slot;
-        }
-        let fresh = Arc::new(Slot::new(resource.into(), self.handles));
-        // Another caller may have made it meanwhile; whichever is in the table is the one.
-        part.rcu(|slots| {
-            let mut slots = HashTable::clone(slots);
-            if find(&slots).is_none() {
-                let rehash = |slot: &Arc<Slot>| self.hasher.hash_one(&*slot.resource);
-                slots.insert_unique(hash, Arc::clone(&fresh), rehash);
-            }
-            slots
-        });
-        find(&part.load()).unwrap_or(fresh)
-    }
-
-    fn part(&self, hash: u64) -> &Part {
-        // The tables use the low bits and the highest seven.
-        &self.parts[(hash >> 40) as usize % PARTS]
+    pub(crate) fn slot(&self, resource: &str, now: SystemTime) -> Arc<Slot> {
+        let make = || Slot::new(resource.into(), self.handles);
+        self.slots.get_or_make(resource, now, make)
     }
 }
 
@@ -305,5 +288,55 @@ mod tests {
 
         bindings.retire_below(3);
         assert!(matches!(slot.ask(at(102), &bindings), Asked::Start));
+    }
+
+    #[tokio::test]
+    async fn of_names_that_are_invented_only_what_is_of_use_is_kept() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
+        let life = Life {
+            obtained: at(0),
+            refresh_on: at(100),
+            usable_until: at(200),
+        };
+        let cache = TokenCache::new();
+        let invent = |round: &str, seconds| {
+            for index in 0..30_000 {
+                cache.slot(&format!("https://{round}-{index}"), at(seconds));
+            }
+        };
+        let slot = |name| cache.slot(name, at(0));
+        let binding = Binding::of_version(1, life).await;
+        let token = AccessToken::new("t".into(), at(300), life, "r".into(), true, binding);
+        slot("https://usable").put(at(0), &Arc::new(token));
+        // The service asked to wait with this one.
+        let wait = Some(Duration::from_secs(150));
+        slot("https://held").failed(at(0), &Error::Died, wait, 0.0);
+        slot("https://failed").failed(at(0), &Error::Died, None, 0.0);
+        let gate = Arc::new(tokio::sync::Notify::new());
+        slot("https://coming").flight.launch(|| {
+            let (gate, slot) = (Arc::clone(&gate), slot("https://coming"));
+            async move {
+                gate.notified().await;
+                drop(slot);
+                Err(Error::Died)
+            }
+        });
+        let names = ["usable", "held", "failed", "coming"].map(|name| format!("https://{name}"));
+        let there: Vec<_> = names
+            .iter()
+            .map(|name| Arc::downgrade(&slot(name)))
+            .collect();
+        let left = || -> Vec<bool> { there.iter().map(|slot| slot.strong_count() > 0).collect() };
+
+        invent("a", 1);
+        assert_eq!(left(), [true, true, false, true]);
+        assert!(cache.slots.len() <= 256 * 16 + 3, "{}", cache.slots.len());
+        invent("b", 151);
+        assert_eq!(left(), [true, false, false, true]);
+        gate.notify_one();
+        tokio::task::yield_now().await;
+        invent("c", 200);
+        assert_eq!(left(), [false; 4]);
+        assert!(cache.slots.len() <= 256 * 16, "{}", cache.slots.len());
     }
 }

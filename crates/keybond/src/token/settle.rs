@@ -138,8 +138,9 @@ async fn answer_challenge(
     challenged: Option<Arc<Binding>>,
 ) -> Result<Arc<AccessToken>, Error> {
     let way = shared.acquisition()?;
-    let slot = shared.tokens.slot(&resource);
-    if let Some(cause) = slot.held(shared.clock.now()) {
+    let now = shared.clock.now();
+    let slot = shared.tokens.slot(&resource, now);
+    if let Some(cause) = slot.held(now) {
         return Err(cause);
     }
     let answered = async {
