@@ -86,6 +86,10 @@ impl ManagedIdentity {
     /// A token that meets a resource's claims challenge: with a new certificate first, issued past every cache,
     /// for a challenge may mean that the old one was revoked. It takes the place of the cached token.
     ///
+    /// It is for those who do not know which token was challenged, and takes the challenge for one of the
+    /// certificate in use: one that was answered already costs another certificate. Who knows the token asks
+    /// [`ManagedIdentity::token_after_challenge`]; the calls of [`ManagedIdentity::request`] do so by themselves.
+    ///
     /// `claims` are those of the challenge (`WWW-Authenticate: … claims="…"`), as JSON or in base64 as they
     /// stand there. Callers with the same challenge share one run. If challenges have used up the new
     /// certificates of [`RemedyPolicy`], the token is asked for with the certificate in use.
@@ -98,6 +102,32 @@ impl ManagedIdentity {
         claims: &str,
     ) -> Result<Arc<AccessToken>, Error> {
         self.token_after(None, resource, claims).await
+    }
+
+    /// A token that meets the claims challenge that a resource answered this token with.
+    ///
+    /// If the client has another one for the resource by now, nobody challenged that: it is given at once. If the
+    /// certificate in use is newer than the token's, the token is asked for with it. Otherwise, and in what
+    /// `claims` are, it is [`ManagedIdentity::token_for_claims`].
+    ///
+    /// # Errors
+    /// As [`ManagedIdentity::token_for_claims`].
+    pub async fn token_after_challenge(
+        &self,
+        challenged: &AccessToken,
+        claims: &str,
+    ) -> Result<Arc<AccessToken>, Error> {
+        Demanded::parse(claims)?;
+        let shared = &self.shared;
+        let (resource, now) = (challenged.resource(), shared.clock.now());
+        let present = shared.tokens.usable(resource, now, &shared.bindings);
+        match present.filter(|token| token.secret() != challenged.secret()) {
+            Some(another) => Ok(another),
+            None => {
+                let binding = Some(challenged.bound_to());
+                self.token_after(binding, resource, claims).await
+            }
+        }
     }
 
     /// The same for the challenge of a token with this binding. If there is a newer one by now, nobody challenged that.

@@ -126,6 +126,46 @@ async fn the_same_challenge_to_many_costs_one_certificate_and_challenges_without
     assert_eq!(error.field(), Some("claims"));
 }
 
+#[tokio::test]
+async fn a_challenge_of_a_token_that_was_replaced_costs_nothing() {
+    let bench = Bench::new().await;
+    let client = bench.client();
+    let counts = || {
+        (
+            bench.azure.count(Service::Issue),
+            bench.azure.count(Service::Token),
+        )
+    };
+    let first = client.token(RESOURCE).await.unwrap();
+    let other = client.token(OTHER).await.unwrap();
+    assert_eq!(counts(), (1, 2));
+    let second = client.token_after_challenge(&first, CLAIMS).await.unwrap();
+    assert_eq!(second.resource(), RESOURCE);
+    assert_eq!(second.binding().unwrap().version(), 2);
+    assert_eq!(counts(), (2, 3));
+    // Whoever was challenged with the first one, too, and comes late takes the second.
+    for claims in [CLAIMS, r#"{"access_token":{}}"#] {
+        let late = client.token_after_challenge(&first, claims).await.unwrap();
+        assert_eq!(late.secret(), second.secret());
+    }
+    assert_eq!(counts(), (2, 3));
+    // Another resource's token of the old certificate: a new token, with the certificate that is there.
+    let new = client.token_after_challenge(&other, CLAIMS).await.unwrap();
+    assert_eq!(new.resource(), OTHER);
+    assert_ne!(new.secret(), other.secret());
+    assert_eq!(new.binding().unwrap().version(), 2);
+    assert_eq!(counts(), (2, 4));
+    // The one that is in use is challenged: that is news.
+    let third = client.token_after_challenge(&second, CLAIMS).await.unwrap();
+    assert_eq!(third.binding().unwrap().version(), 3);
+    assert_eq!(counts(), (3, 5));
+    let error = client
+        .token_after_challenge(&first, "[]")
+        .await
+        .unwrap_err();
+    assert_eq!(error.field(), Some("claims"));
+}
+
 /// A resource's word is no reason to be left without a certificate, should there be no other now.
 #[tokio::test]
 async fn a_challenge_gives_up_nothing_before_the_next_certificate_is_there() {
