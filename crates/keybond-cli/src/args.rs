@@ -204,7 +204,8 @@ pub(crate) enum Command {
     /// Call a resource with a bound token, over mutual TLS with the same key.
     #[command(
         after_help = "Example: keybond call https://myvault.vault.azure.net/secrets/hello?api-version=7.4\n  \
-                      tar cz . | keybond call -X PUT -d @- https://store.example/backup --resource https://store.example"
+                      tar cz . | keybond call -X PUT -d @- https://store.example/backup --resource https://store.example\n\
+                      When the reader of standard output goes away (`| head`), the transfer ends with exit code 141."
     )]
     Call(CallArgs),
     /// Explain an error code: what it means, why it comes, what to do.

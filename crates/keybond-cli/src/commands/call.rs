@@ -4,7 +4,13 @@ mod body;
 mod progress;
 mod show;
 
-use std::{fs::File, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, Method};
 use keybond::{
@@ -17,7 +23,7 @@ use url::Url;
 
 pub(crate) use self::show::describe;
 use self::{body::Data, progress::Progress};
-use super::{print_json, write_out};
+use super::print_json;
 use crate::{
     args::{AskedWhen, CallArgs},
     failure::{Failure, Kind},
@@ -26,6 +32,9 @@ use crate::{
 
 /// What a refusal shows of the resource's words.
 const SHOWN_OF_A_REFUSAL: usize = 16 * 1024;
+
+/// The exit code when whoever read standard output is gone: what a shell says of a program that SIGPIPE (13) ended.
+const READER_GONE: u8 = 128 + 13;
 
 pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure> {
     let method = match &args.method {
@@ -40,7 +49,7 @@ pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure>
         .map(|header| read_header(header))
         .collect::<Result<Vec<_>, _>>()?;
     let data = args.data.as_deref().map(Data::open).transpose()?;
-    let progress = Progress::new(!args.verbose && !args.silent);
+    let progress = Progress::new(!args.verbose && !args.silent, args.output.is_none());
 
     let mut builder = session::managed_identity(&args.client).await?;
     builder = with_rule(builder, &args)?;
@@ -63,6 +72,7 @@ pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure>
         request = send_data(request, data, &progress);
     }
     let response = request.send().await?;
+    progress.clear();
     if args.verbose {
         show::exchange(&method, &args.url, &response);
     }
@@ -70,8 +80,7 @@ pub(crate) async fn run(args: CallArgs, json: bool) -> Result<ExitCode, Failure>
     if args.fail && response.status().as_u16() >= 400 {
         return Err(refused(response, tls).await);
     }
-    receive(response, &args, json, &progress).await?;
-    Ok(ExitCode::SUCCESS)
+    receive(response, &args, json, &progress).await
 }
 
 fn send_data(request: RequestBuilder, data: Data, progress: &Progress) -> RequestBuilder {
@@ -128,38 +137,51 @@ fn timeouts(args: &CallArgs) -> Timeouts {
     timeouts
 }
 
-/// Hands the answer's body on as it comes.
+/// Hands the answer's body on as it comes, as long as there is somebody to read it.
 async fn receive(
     mut response: Response,
     args: &CallArgs,
     json: bool,
     progress: &Progress,
-) -> Result<(), Failure> {
+) -> Result<ExitCode, Failure> {
     let status = response.status().as_u16();
     let headers = show::headers(&response);
-    let io = |file: &std::path::Path, error| Failure::io(&file.display().to_string(), &error);
-    let counter = progress.receiving(&response);
+    let failed = |file: &std::path::Path, error| Failure::io(&file.display().to_string(), &error);
+    let mut counter = progress.receiving(&response);
     if let Some(path) = &args.output {
-        let mut file = File::create(path).map_err(|error| io(path, error))?;
+        let mut file = File::create(path).map_err(|error| failed(path, error))?;
         while let Some(part) = response.chunk().await? {
             counter.count(part.len());
-            file.write_all(&part).map_err(|error| io(path, error))?;
+            file.write_all(&part).map_err(|error| failed(path, error))?;
         }
     } else if json {
         let content = response.bytes().await?;
         let text = String::from_utf8_lossy(&content);
-        return print_json(&json!({ "status": status, "headers": headers, "body": text }));
+        print_json(&json!({ "status": status, "headers": headers, "body": text }))?;
+        return Ok(ExitCode::SUCCESS);
     } else {
         while let Some(part) = response.chunk().await? {
             counter.count(part.len());
-            write_out(&part)?;
+            if !is_read(&part)? {
+                return Ok(ExitCode::from(READER_GONE));
+            }
         }
     }
-    counter.finish();
+    progress.clear();
     if json {
         print_json(&json!({ "status": status, "headers": headers, "body": null }))?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes bytes to standard output as they are. `false`: nobody reads them any more.
+fn is_read(bytes: &[u8]) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::io("standard output", &error)),
+    }
 }
 
 /// A status of 400 or above, where that is to be a failure.

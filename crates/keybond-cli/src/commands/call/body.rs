@@ -115,7 +115,7 @@ impl Body for ReadBody {
                     }
                 }
             }
-            if let Some(counter) = &self.counter {
+            if let Some(counter) = &mut self.counter {
                 counter.count(piece.len());
             }
             Some(Ok(Frame::data(piece)))

@@ -1,8 +1,8 @@
-//! How far a long transfer is, for people at a terminal.
+//! How far a long transfer is, for people at a terminal: one line, which goes away before anything else is said.
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,56 +12,108 @@ use keybond::Response;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often a line is written.
 const PACE: Duration = Duration::from_millis(200);
+/// Back to the beginning of the line, which is erased.
+const ERASE: &str = "\r\x1b[K";
 
-/// Whether progress is shown at all.
+/// The line, if there is to be one. Dropping this takes it away for good.
 pub(super) struct Progress {
-    shown: bool,
+    line: Option<Arc<Line>>,
+    answer_is_shown: bool,
 }
 
 impl Progress {
-    /// `wanted`, and standard error is a terminal.
-    pub(super) fn new(wanted: bool) -> Self {
+    /// `wanted`, and standard error is a terminal. `to_stdout`: the answer goes to standard output; if that is a
+    /// terminal, too, a line in the midst of the answer would only spoil it.
+    pub(super) fn new(wanted: bool, to_stdout: bool) -> Self {
+        let shown = wanted && std::io::stderr().is_terminal();
         Self {
-            shown: wanted && std::io::stderr().is_terminal(),
+            line: shown.then(Arc::default),
+            answer_is_shown: to_stdout && std::io::stdout().is_terminal(),
         }
     }
 
     pub(super) fn sending(&self) -> Counter {
-        Counter::new(self.shown, "sent")
+        Counter::new(self.line.clone(), "sent")
     }
 
     pub(super) fn receiving(&self, response: &Response) -> Counter {
         let length = response.headers().get("content-length");
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        Counter::new(self.shown, "received").of(length)
+        let line = self.line.clone().filter(|_| !self.answer_is_shown);
+        Counter::new(line, "received").of(length)
+    }
+
+    /// Takes the line away, until there is news.
+    pub(super) fn clear(&self) {
+        if let Some(line) = &self.line {
+            line.state().erase();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            let mut state = line.state();
+            state.erase();
+            // An upload may still be under way.
+            state.over = true;
+        }
+    }
+}
+
+/// The one line that both directions write.
+#[derive(Default)]
+struct Line(Mutex<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    visible: bool,
+    over: bool,
+}
+
+impl Line {
+    fn state(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shown {
+    fn show(&mut self, text: &str) {
+        if !self.over {
+            self.visible = true;
+            // Nothing depends on whether this line is seen.
+            let _ = write!(std::io::stderr(), "{ERASE}{text}");
+        }
+    }
+
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.visible) {
+            let _ = write!(std::io::stderr(), "{ERASE}");
+        }
     }
 }
 
 /// Counts one direction.
-#[derive(Clone)]
 pub(super) struct Counter {
     what: &'static str,
     total: Option<u64>,
-    state: Option<Arc<Mutex<State>>>,
-}
-
-struct State {
+    line: Option<Arc<Line>>,
     bytes: u64,
     started: Instant,
-    last: Option<Instant>,
+    due: Instant,
 }
 
 impl Counter {
-    fn new(shown: bool, what: &'static str) -> Self {
-        let state = State {
-            bytes: 0,
-            started: Instant::now(),
-            last: None,
-        };
+    fn new(line: Option<Arc<Line>>, what: &'static str) -> Self {
+        let started = Instant::now();
         Self {
             what,
             total: None,
-            state: shown.then(|| Arc::new(Mutex::new(state))),
+            line,
+            bytes: 0,
+            started,
+            due: started + PATIENCE,
         }
     }
 
@@ -71,37 +123,19 @@ impl Counter {
         self
     }
 
-    pub(super) fn count(&self, bytes: usize) {
-        let Some(state) = &self.state else { return };
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.bytes += bytes as u64;
+    pub(super) fn count(&mut self, bytes: usize) {
+        let Some(line) = &self.line else { return };
+        self.bytes += bytes as u64;
         let now = Instant::now();
-        let due = state
-            .last
-            .map_or(state.started + PATIENCE, |last| last + PACE);
-        if now >= due {
-            state.last = Some(now);
-            let elapsed = now - state.started;
-            // Nothing depends on whether this line is seen.
-            let _ = write!(
-                std::io::stderr(),
-                "\r\x1b[K{}",
-                line(self.what, state.bytes, self.total, elapsed)
-            );
-        }
-    }
-
-    /// Takes the line away.
-    pub(super) fn finish(&self) {
-        let Some(state) = &self.state else { return };
-        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.last.is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        if now >= self.due {
+            self.due = now + PACE;
+            let text = text(self.what, self.bytes, self.total, now - self.started);
+            line.state().show(&text);
         }
     }
 }
 
-fn line(what: &str, bytes: u64, total: Option<u64>, elapsed: Duration) -> String {
+fn text(what: &str, bytes: u64, total: Option<u64>, elapsed: Duration) -> String {
     const MEBIBYTE: f64 = 1048576.0;
     let mebibytes = bytes as f64 / MEBIBYTE;
     let rate = mebibytes / elapsed.as_secs_f64().max(1e-3);
@@ -123,12 +157,12 @@ mod tests {
     fn a_line_says_how_much_of_what_and_how_fast() {
         let two = Duration::from_secs(2);
         assert_eq!(
-            line("received", 3 << 20, Some(6 << 20), two),
+            text("received", 3 << 20, Some(6 << 20), two),
             "received 3.0 of 6.0 MiB (50 %), 1.5 MiB/s"
         );
-        assert_eq!(line("sent", 1 << 20, None, two), "sent 1.0 MiB, 0.5 MiB/s");
+        assert_eq!(text("sent", 1 << 20, None, two), "sent 1.0 MiB, 0.5 MiB/s");
         assert_eq!(
-            line("sent", 0, Some(0), Duration::ZERO),
+            text("sent", 0, Some(0), Duration::ZERO),
             "sent 0.0 MiB, 0.0 MiB/s"
         );
     }
