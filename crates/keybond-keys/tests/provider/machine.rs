@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use keybond_keys::{KeyProvider, StateDir};
-use keybond_testkit::stores::FileStore;
+use keybond_keys::{KeyProvider, StateDir, StoreId};
+use keybond_testkit::stores::{FileStore, Op, ScriptedStore};
 
 const HOME: &str = "KEYBOND_TEST_HOME";
 const ROLE: &str = "KEYBOND_TEST_ROLE";
@@ -96,26 +96,60 @@ fn processes_that_start_together_share_one_key() {
     assert_eq!(creations(home.path()).len(), 1);
 }
 
-#[test]
-fn a_killed_holder_blocks_nobody() {
-    let home = tempfile::tempdir().unwrap();
-    let mut holder = spawn(home.path(), "holder");
+/// A process that makes a key, and never ends by itself. It holds the lock of the key.
+fn holder(home: &Path) -> Child {
+    let holder = spawn(home, "holder");
     let give_up = Instant::now() + Duration::from_secs(30);
-    while creations(home.path()).is_empty() {
+    while creations(home).is_empty() {
         assert!(Instant::now() < give_up, "the holder did not begin");
         std::thread::yield_now();
     }
+    holder
+}
+
+#[test]
+fn after_a_killed_holder_the_next_process_makes_the_key() {
+    let home = tempfile::tempdir().unwrap();
+    let mut holder = holder(home.path());
     let waiter = spawn(home.path(), "user");
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let killed = Instant::now();
     assert!(key_of(waiter).is_some());
-    assert!(
-        killed.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        killed.elapsed()
-    );
     assert_eq!(creations(home.path()).len(), 2);
+}
+
+/// The operating system frees the lock, and whoever waits looks for it every 20 ms: what is over that is the making
+/// and proving of its own key, which takes nothing here.
+#[test]
+fn a_killed_holder_blocks_nobody_for_longer_than_a_second() {
+    let mut longest = Duration::ZERO;
+    for _ in 0..5 {
+        let home = tempfile::tempdir().unwrap();
+        let mut holder = holder(home.path());
+        let store = ScriptedStore::new(StoreId::Tpm2).stocked();
+        let provider = KeyProvider::builder()
+            .store(store.clone())
+            .state_dir(StateDir::open(home.path().join("state")).unwrap())
+            .build();
+        let waiter = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(provider.get_or_create_key()).unwrap();
+            Instant::now()
+        });
+        // It has looked for a key; then it wants the lock.
+        while store.calls(Op::Open) == 0 {
+            std::thread::yield_now();
+        }
+        let killed = Instant::now();
+        holder.kill().unwrap();
+        let served = waiter.join().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(store.calls(Op::Create), 1);
+        // Who did not wait for the lock would have been served before.
+        longest = longest.max(served.checked_duration_since(killed).unwrap());
+    }
+    println!("served {longest:?} after the kill at the latest");
+    assert!(longest <= Duration::from_secs(1), "{longest:?}");
 }
 
 /// `KEYBOND_COLD_STARTS=200` runs the long form (`cargo xtask soak cold-starts`); `KEYBOND_SEED` repeats a run's
