@@ -278,3 +278,22 @@ fn processes_share_one_key() {
         assert_eq!(keys.len(), 1, "{keys:?}");
     });
 }
+
+#[test]
+fn whoever_holds_a_key_signs_with_it_after_its_rotation() {
+    SoftHsm::scenario(
+        "whoever_holds_a_key_signs_with_it_after_its_rotation",
+        |hsm| {
+            block_on(async {
+                let provider = provider(hsm).build();
+                let old = provider.get_or_create_key().await.unwrap();
+                let new = provider.rotate_key().await.unwrap();
+                assert_ne!(new.id(), old.id());
+                for key in [&old, &new, &old] {
+                    assert_eq!(key.store(), StoreId::Pkcs11);
+                    key.sign(key.schemes()[0], b"in use").await.unwrap();
+                }
+            });
+        },
+    );
+}

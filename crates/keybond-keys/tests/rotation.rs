@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use keybond_keys::{
-    KeyEvent, KeyProvider, KeyProviderBuilder, Reason, SignatureScheme, StateDir, StoreId,
+    KeyEvent, KeyName, KeyProvider, KeyProviderBuilder, Reason, SignatureScheme, StateDir, StoreId,
 };
-use keybond_testkit::stores::{FileStore, Op, ScriptedStore};
+use keybond_testkit::stores::{FileStore, Lie, Op, ScriptedStore};
 
 fn on_disk(dir: &Path) -> KeyProviderBuilder {
     let state = StateDir::open(dir.join("state")).unwrap();
@@ -45,6 +45,61 @@ async fn a_rotated_key_is_found_by_others_and_the_old_one_still_signs() {
         }
     }
     assert_eq!(seen, [(old.id(), new.id())]);
+}
+
+/// A rotation whose new key is in the store and not proven yet.
+#[tokio::test]
+async fn while_the_new_key_is_proven_the_old_one_is_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    let over_the_store = || {
+        let state = StateDir::open(dir.path().join("state")).unwrap();
+        let builder = KeyProvider::builder().store(store.clone());
+        builder.state_dir(state).build()
+    };
+    let provider = over_the_store();
+    let old = provider.get_or_create_key().await.unwrap();
+    let proof = store.hang(Op::Export);
+    let rotation = tokio::spawn({
+        let provider = provider.clone();
+        async move { provider.rotate_key().await }
+    });
+    proof.reached().await;
+    store.heal(Op::Export);
+    assert_eq!(store.calls(Op::Create), 2, "the new key is there");
+    assert_eq!(provider.cached().unwrap().id(), old.id());
+    let elsewhere = over_the_store().get_or_create_key().await.unwrap();
+    assert_eq!(elsewhere.id(), old.id());
+    let sign = || old.sign(SignatureScheme::RsaPssSha256, b"in use");
+    sign().await.unwrap();
+
+    proof.open();
+    let new = rotation.await.unwrap().unwrap();
+    assert_ne!(new.id(), old.id());
+    assert_eq!(provider.cached().unwrap().id(), new.id());
+    // Whoever holds the old key signs with it for as long as it holds it, and the key is still where it was.
+    for _ in 0..100 {
+        sign().await.unwrap();
+    }
+    assert!(store.has(&KeyName::default()));
+}
+
+#[tokio::test]
+async fn a_new_key_that_does_not_prove_itself_is_not_turned_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    let provider = KeyProvider::builder()
+        .store(store.clone())
+        .state_dir(StateDir::open(dir.path().join("state")).unwrap())
+        .build();
+    let old = provider.get_or_create_key().await.unwrap();
+    // It can be copied out: software strength, weaker than the one in use.
+    store.lie(Some(Lie::Exports));
+    provider.rotate_key().await.unwrap_err();
+    assert_eq!(provider.cached().unwrap().id(), old.id());
+    old.sign(SignatureScheme::RsaPssSha256, b"in use")
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

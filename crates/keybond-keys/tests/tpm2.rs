@@ -273,3 +273,17 @@ async fn a_deleted_key_is_gone() {
     assert!(!provider.delete_key().await.unwrap());
     assert_ne!(provider.get_or_create_key().await.unwrap().id(), first);
 }
+
+#[tokio::test]
+async fn whoever_holds_a_key_signs_with_it_after_its_rotation() {
+    let tpm = Swtpm::start().unwrap();
+    let provider = builder(&tpm.address(), &tpm.dir().join("keybond")).build();
+    let old = provider.get_or_create_key().await.unwrap();
+    let new = provider.rotate_key().await.unwrap();
+    assert_ne!(new.id(), old.id());
+    for key in [&old, &new, &old] {
+        assert_eq!(key.store(), StoreId::Tpm2);
+        let signed = key.sign(SignatureScheme::RsaPssSha256, b"in use").await;
+        signed.unwrap();
+    }
+}
