@@ -10,6 +10,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+
 use self::cache::BearerSlot;
 use crate::{
     client::{ManagedIdentity, Shared},
@@ -80,6 +82,11 @@ impl BearerToken {
         self.source
     }
 
+    /// Whether it is the same token.
+    fn is(&self, other: &Self) -> bool {
+        self.secret == other.secret
+    }
+
     fn is_usable(&self, now: SystemTime) -> bool {
         now < self.usable_until
     }
@@ -137,34 +144,110 @@ impl ManagedIdentity {
         let shared = &self.shared;
         let now = shared.clock.now();
         let slot = shared.surroundings.bearers.slot(resource, now);
-        let start = |refresh| fetch(Arc::clone(shared), Arc::clone(&slot), refresh);
+        let start = |why| fetch(Arc::clone(shared), Arc::clone(&slot), why);
         if let Some(token) = slot.usable(now) {
             if now >= token.refresh_on() && slot.refresh.pass(now, BACKGROUND_PAUSE) {
-                slot.flight.launch(|| start(true));
+                slot.flight.launch(|| start(Why::Due));
             }
             return Ok(token);
         }
-        slot.flight.join(|| start(false)).await
+        slot.flight.join(|| start(Why::Missing)).await
+    }
+
+    /// A bearer token in the place of one that a resource answered with a claims challenge. If the client has
+    /// another one by now, that is given at once.
+    ///
+    /// Sources keep tokens, too. Service Fabric is told which one was refused (`token_sha256_to_refresh`), and gives
+    /// another; the claims themselves do not matter to it. Other sources know no such request: they are asked anew,
+    /// and may give the same token again.
+    ///
+    /// # Errors
+    /// As [`ManagedIdentity::bearer_token`]. The refused token then stays in use.
+    pub async fn bearer_token_after_challenge(
+        &self,
+        challenged: &BearerToken,
+    ) -> Result<Arc<BearerToken>, Error> {
+        let shared = &self.shared;
+        let now = shared.clock.now();
+        let slot = shared.surroundings.bearers.slot(&challenged.resource, now);
+        if let Some(token) = slot.usable(now).filter(|token| !token.is(challenged)) {
+            return Ok(token);
+        }
+        let refused = TokenHash::of(challenged);
+        let start = || fetch(Arc::clone(shared), Arc::clone(&slot), Why::Refused(refused));
+        let token = slot.flight.join(start).await?;
+        // The run that was joined may be one that did not say which token is refused.
+        if token.is(challenged) && token.source() == Source::ServiceFabric {
+            return slot.flight.join(start).await;
+        }
+        Ok(token)
     }
 }
 
-/// One run of a fetch. `refresh` says that a usable token need not stop it.
+/// Why a token is fetched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is none.
+    Missing,
+    /// There is one that should be refreshed.
+    Due,
+    /// A resource refused the one that there is.
+    Refused(TokenHash),
+}
+
+impl Why {
+    /// Whether there is nothing to do if there is this one by now.
+    fn is_served_by(self, token: &BearerToken) -> bool {
+        match self {
+            Self::Missing => true,
+            Self::Due => false,
+            Self::Refused(refused) => TokenHash::of(token) != refused,
+        }
+    }
+}
+
+/// The SHA-256 of a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    fn of(token: &BearerToken) -> Self {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, token.secret.as_bytes()).as_ref());
+        Self(hash)
+    }
+}
+
+/// In hexadecimal digits, as the source is told it.
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One run of a fetch.
 async fn fetch(
     shared: Arc<Shared>,
     slot: Arc<BearerSlot>,
-    refresh: bool,
+    why: Why,
 ) -> Result<Arc<BearerToken>, Error> {
     // A run that ended between the caller's look and this one's start.
-    if !refresh && let Some(token) = slot.usable(shared.clock.now()) {
+    if let Some(token) = slot.usable(shared.clock.now())
+        && why.is_served_by(&token)
+    {
         return Ok(token);
     }
     let way = shared.acquisition()?;
-    let asking = Box::pin(request::request(&shared, &way, slot.resource()));
+    let refused = match why {
+        Why::Refused(hash) => Some(hash),
+        Why::Missing | Why::Due => None,
+    };
+    let asking = Box::pin(request::request(&shared, &way, slot.resource(), refused));
     let fetched = way.leg(Leg::Bearer, asking).await;
     telemetry::bearer_ended(&shared, &way.tally, &fetched);
     match &fetched {
         Ok(token) => slot.put(token),
-        Err(error) if refresh => {
+        Err(error) if why == Why::Due => {
             tracing::warn!(target: "keybond", resource = slot.resource(), %error, "a bearer token could not be refreshed; the old one stays in use");
         }
         Err(_) => {}

@@ -258,6 +258,93 @@ async fn service_fabric_is_told_what_the_client_understands() {
     assert!(place.asked().target.ends_with("&xms_cc=cp1%2Ccp2"));
 }
 
+/// The vector that is published for it.
+const REFUSED: (&str, &str) = (
+    "test_token",
+    "cc0af97287543b65da2c7e1476426021826cab166f1e063ed012b855ff819656",
+);
+
+/// The source keeps tokens: it gives the first one until it is told that this one was refused.
+fn keeps_a_token(asked: &Asked) -> Reply {
+    let told = asked.target.contains(REFUSED.1);
+    let secret = if told { "another" } else { REFUSED.0 };
+    token().with_member("access_token", json!(secret))
+}
+
+#[tokio::test]
+async fn service_fabric_is_told_which_token_a_resource_refused() {
+    let place = fabric().await;
+    place.answer(keeps_a_token);
+    let builder = place.builder().client_capabilities(["cp1"]);
+    let client = builder.build().unwrap();
+    let refused = client.bearer_token(RESOURCE).await.unwrap();
+    assert_eq!(refused.secret(), REFUSED.0);
+
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (client, refused) = (client.clone(), Arc::clone(&refused));
+            tokio::spawn(async move { client.bearer_token_after_challenge(&refused).await })
+        })
+        .collect();
+    for caller in callers {
+        assert_eq!(caller.await.unwrap().unwrap().secret(), "another");
+    }
+    let log = place.server.log();
+    assert_eq!(log.len(), 2, "one for all: {log:?}");
+    assert_eq!(
+        log[1].target,
+        format!(
+            "/metadata/identity/oauth2/token?api-version=2020-05-01&resource=https%3A%2F%2Fvault.azure.net\
+             &xms_cc=cp1&token_sha256_to_refresh={}",
+            REFUSED.1
+        )
+    );
+    // It took the other one's place; who comes late with the old one takes it, too.
+    let cached = client.bearer_token(RESOURCE).await.unwrap();
+    assert_eq!(cached.secret(), "another");
+    let late = client.bearer_token_after_challenge(&refused).await.unwrap();
+    assert_eq!(late.secret(), "another");
+    assert_eq!(place.server.log().len(), 2);
+}
+
+/// The run that is joined says nothing of the refused token, and gets it from the source once more.
+#[tokio::test]
+async fn whoever_joins_a_refresh_says_itself_which_token_was_refused() {
+    let place = fabric().await;
+    place.answer(keeps_a_token);
+    let client = place.builder().build().unwrap();
+    let refused = client.bearer_token(RESOURCE).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    place.answer(move |asked| Reply::Gated(Arc::clone(&held), Box::new(keeps_a_token(asked))));
+    place.bench.clock.advance(Duration::from_secs(1801));
+    client.bearer_token(RESOURCE).await.unwrap();
+    let mut asking = std::pin::pin!(client.bearer_token_after_challenge(&refused));
+    tokio::select! {
+        biased;
+        _ = &mut asking => unreachable!("the gate is closed"),
+        () = std::future::ready(()) => {}
+    }
+    gate.add_permits(9);
+    assert_eq!(asking.await.unwrap().secret(), "another");
+    assert_eq!(place.server.log().len(), 3);
+}
+
+#[tokio::test]
+async fn other_sources_are_asked_anew_and_told_nothing() {
+    for variables in [APP, ML] {
+        let place = Place::with(variables).await;
+        place.answer(keeps_a_token);
+        let client = place.builder().build().unwrap();
+        let refused = client.bearer_token(RESOURCE).await.unwrap();
+        let new = client.bearer_token_after_challenge(&refused).await.unwrap();
+        assert_eq!(new.secret(), REFUSED.0, "what the source keeps");
+        let log = place.server.log();
+        assert_eq!(log.len(), 2);
+        assert_eq!(log[0].target, log[1].target);
+    }
+}
+
 #[tokio::test]
 async fn service_fabrics_secret_goes_to_no_other_server() {
     let place = fabric().await;

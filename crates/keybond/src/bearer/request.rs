@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | IMDS v1 | `GET …/oauth2/token?api-version=2018-02-01&resource=` | none, `Metadata: true` | `client_id`, `object_id`, `msi_res_id` |
 //! | App Service | `GET …?api-version=2019-08-01&resource=` | `X-IDENTITY-HEADER` | `client_id`, `object_id`, `mi_res_id` |
-//! | Service Fabric | `GET …?api-version=2020-05-01&resource=[&xms_cc=]`, pinned server | `secret` | `principalId` |
+//! | Service Fabric | `GET …?api-version=2020-05-01&resource=[&xms_cc=][&token_sha256_to_refresh=]`, pinned server | `secret` | `principalId` |
 //! | Machine Learning | `GET …?api-version=2017-09-01&resource=` | `secret`, `Metadata: true` | `clientid` |
 //! | Cloud Shell | `POST`, form `resource=` | none, `Metadata: true` | not at all |
 //! | Azure Arc | `GET …?api-version=2020-06-01&resource=`, twice | a file that is named by the first answer | not at all |
@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use url::Url;
 
-use super::{BearerToken, arc};
+use super::{BearerToken, TokenHash, arc};
 use crate::{
     acquisition::Acquisition,
     client::Shared,
@@ -44,6 +44,7 @@ pub(super) async fn request(
     shared: &Shared,
     way: &Acquisition,
     resource: &str,
+    refused: Option<TokenHash>,
 ) -> Result<Done<Arc<BearerToken>>, Error> {
     let place = shared.place()?;
     let source = place.as_ref().map_or(Source::ImdsV1, Place::source);
@@ -51,13 +52,11 @@ pub(super) async fn request(
         None => imds(shared, resource, &way.id)?,
         Some(place) => {
             let capabilities = &shared.remedies.client_capabilities;
-            elsewhere(
-                place,
-                &shared.imds.identity,
-                resource,
-                capabilities,
-                &way.id,
-            )?
+            let mut ask = elsewhere(place, &shared.imds.identity, resource, &way.id)?;
+            if let Place::ServiceFabric { .. } = place {
+                revocable(&mut ask.url, capabilities, refused);
+            }
+            ask
         }
     };
     let at = At::new(Leg::Bearer, &way.id);
@@ -131,7 +130,6 @@ fn elsewhere(
     place: &Place,
     identity: &Identity,
     resource: &str,
-    capabilities: &[String],
     correlation_id: &str,
 ) -> Result<Ask, Error> {
     let refuse = |problem| Error::Source {
@@ -169,12 +167,7 @@ fn elsewhere(
             let pinned = Via::ServerTls {
                 thumbprint: Some(thumbprint.clone()),
             };
-            let mut url = with(endpoint, "2020-05-01", selector);
-            if !capabilities.is_empty() {
-                // The only source that passes them on.
-                url.query_pairs_mut()
-                    .append_pair("xms_cc", &capabilities.join(","));
-            }
+            let url = with(endpoint, "2020-05-01", selector);
             get(url, pinned, &[("secret", secret.as_str())], correlation_id)
         }
         Place::MachineLearning {
@@ -217,6 +210,19 @@ fn elsewhere(
             &[METADATA],
             correlation_id,
         ),
+    }
+}
+
+/// What Service Fabric alone takes ("MSI v1 token revocation" in MSAL's documents; for App Service they name a
+/// version, 2025-03-30, that MSAL itself does not use): what the client understands, and the token that a resource
+/// refused, lest the source gives it again.
+fn revocable(url: &mut Url, capabilities: &[String], refused: Option<TokenHash>) {
+    let mut query = url.query_pairs_mut();
+    if !capabilities.is_empty() {
+        query.append_pair("xms_cc", &capabilities.join(","));
+    }
+    if let Some(hash) = refused {
+        query.append_pair("token_sha256_to_refresh", &hash.to_string());
     }
 }
 
