@@ -45,6 +45,8 @@ pub struct Counters {
     pub discovery: u64,
     /// Statements and keys asked for at the attestation service.
     pub attestation: u64,
+    /// Tokens asked for at the token service of a Service Fabric cluster.
+    pub fabric: u64,
     /// Requests to the vaults.
     pub vault: u64,
     /// Requests to the vaults whose connection has a client certificate other than the one that the
@@ -66,7 +68,7 @@ pub struct Counters {
 /// The living counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
-    legs: [AtomicU64; 10],
+    legs: [AtomicU64; 11],
     events: [AtomicU64; 7],
     resources: Mutex<BTreeMap<String, u64>>,
     correlation_ids: Mutex<BTreeMap<&'static str, Vec<String>>>,
@@ -124,7 +126,7 @@ impl Counting {
 
     fn correlation_id(&self, leg: Leg, request: &Request) {
         const KEPT: usize = 64;
-        let header = if leg.is_imds() {
+        let header = if leg.is_imds() || leg == Leg::Fabric {
             "x-ms-client-request-id"
         } else {
             "client-request-id"
@@ -163,6 +165,7 @@ impl Counting {
             correlation_ids: lock(&self.correlation_ids).clone(),
             discovery: of(Leg::Discovery),
             attestation: of(Leg::Attestation),
+            fabric: of(Leg::Fabric),
             vault: of(Leg::Vault),
             mixed_bindings: event(Event::MixedBinding),
             renegotiations: event(Event::Renegotiation),
@@ -217,6 +220,7 @@ fn index(leg: Leg) -> Option<usize> {
         Leg::Discovery => 7,
         Leg::Vault => 8,
         Leg::Attestation => 9,
+        Leg::Fabric => 10,
         Leg::Imds => return None,
     })
 }

@@ -18,6 +18,7 @@ use crate::{
     counters::Counters,
     env::{self, Shell},
     error::EmulatorError,
+    fabric::{self, Fabric},
     fault::Fault,
     identity::Identity,
     jwt::TokenSigner,
@@ -199,6 +200,12 @@ impl Emulator {
     /// [`env`](Self::env) as lines to paste, each ended by a line feed.
     pub fn env_lines(&self, shell: Shell) -> String {
         env::lines(&self.world, shell)
+    }
+
+    /// The environment of a program in a Service Fabric cluster, beside [`env`](Self::env): it names the cluster's
+    /// token service and the secret that opens it, and goes before the metadata service.
+    pub fn service_fabric_env(&self) -> Vec<(&'static str, String)> {
+        fabric::variables(&self.world)
     }
 
     /// How often each leg was asked.
@@ -422,8 +429,9 @@ fn prepare(builder: Builder, bind: IpAddr) -> Result<(World, Tls, Vec<String>), 
     let mut seen = std::collections::HashSet::new();
     hosts.retain(|host| seen.insert(host.clone()));
     let (key, certificate) = authority.server(&hosts, now)?;
+    let fabric = Fabric::new(&certificate)?;
     let tls = Tls::new(key, certificate, authority.certificate().to_vec())?;
-    let world = World::new(builder.settings, clock, authority, signer, state)?;
+    let world = World::new(builder.settings, clock, authority, signer, state, fabric)?;
     Ok((world, tls, hosts))
 }
 

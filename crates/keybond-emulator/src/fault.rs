@@ -32,6 +32,8 @@ pub enum Leg {
     Discovery,
     /// The attestation service.
     Attestation,
+    /// A token, at the token service of a Service Fabric cluster.
+    Fabric,
     /// The vaults.
     Vault,
 }
@@ -50,6 +52,7 @@ impl Leg {
             Self::Token => "token",
             Self::Discovery => "discovery",
             Self::Attestation => "attestation",
+            Self::Fabric => "fabric",
             Self::Vault => "vault",
         }
     }
@@ -57,7 +60,7 @@ impl Leg {
     pub(crate) const fn is_imds(self) -> bool {
         !matches!(
             self,
-            Self::Token | Self::Discovery | Self::Attestation | Self::Vault
+            Self::Token | Self::Discovery | Self::Attestation | Self::Fabric | Self::Vault
         )
     }
 

@@ -7,6 +7,8 @@
 //!   the token endpoint of version 1, a little instance metadata;
 //! - a **token service** (HTTPS, TLS 1.2 and 1.3): tokens bound to the client certificate of the
 //!   connection, and the keys to verify them;
+//! - the **token service of a Service Fabric cluster**, at `/fabric` on the token service's port: bearer tokens
+//!   of version 1, which it keeps until it is told that one was refused;
 //! - a **vault** (HTTPS), twice: secrets, for a bound token over a connection with its certificate.
 //!   One asks for the certificate in the first handshake, the other by renegotiation under TLS 1.2
 //!   after it has read the head of a request, as Key Vault does.
@@ -93,6 +95,7 @@ mod der;
 mod emulator;
 mod env;
 mod error;
+mod fabric;
 mod fault;
 mod http_io;
 mod identity;

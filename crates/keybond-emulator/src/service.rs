@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::{
     admin, attestation,
     counters::Event,
+    fabric,
     fault::{FaultKind, Leg},
     http_io::{Content, Reply, ReplyBody, Request},
     imds,
@@ -132,6 +133,7 @@ pub(crate) async fn answer(
         None => match request {
             Ok(request) => match role {
                 Role::Sts if leg == Some(Leg::Attestation) => attestation::answer(&world, &request),
+                Role::Sts if leg == Some(Leg::Fabric) => fabric::answer(&world, &request),
                 Role::Sts => sts::answer(&world, &request, &faults),
                 Role::Vault => vault::answer(&world, &world.addresses().vault, &request, &faults),
                 Role::RenegotiatingVault => {

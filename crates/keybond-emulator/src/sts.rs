@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     attestation,
     error::EmulatorError,
+    fabric,
     fault::{FaultKind, Leg},
     http_io::{Reply, Request},
     identity::Identity,
@@ -23,6 +24,8 @@ use refusal::Refusal;
 pub(crate) fn leg(method: &Method, path: &str) -> Leg {
     if path.starts_with(attestation::PREFIX) {
         Leg::Attestation
+    } else if path == fabric::PATH {
+        Leg::Fabric
     } else if method == Method::GET
         && (path.contains("/discovery/") || path.contains("/.well-known/"))
     {

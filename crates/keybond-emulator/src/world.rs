@@ -17,6 +17,7 @@ use crate::{
     clock::Clock,
     counters::Counting,
     error::EmulatorError,
+    fabric::Fabric,
     fault::FaultBoard,
     jwt::TokenSigner,
     scenario::{Scenario, Script},
@@ -34,6 +35,7 @@ pub(crate) struct World {
     pub(crate) counting: Counting,
     pub(crate) script: Script,
     pub(crate) state: State,
+    pub(crate) fabric: Fabric,
     pub(crate) addresses: OnceLock<Addresses>,
     /// Seconds.
     certificate_lifetime: AtomicU64,
@@ -92,6 +94,7 @@ impl World {
         authority: Authority,
         signer: TokenSigner,
         state: State,
+        fabric: Fabric,
     ) -> Result<Self, EmulatorError> {
         let now = clock.epoch();
         let mut secrets = state.read_secrets()?.unwrap_or_default();
@@ -123,6 +126,7 @@ impl World {
             counting: Counting::default(),
             script: Script::default(),
             state,
+            fabric,
             addresses: OnceLock::new(),
             secrets: Mutex::new(secrets),
             register: Mutex::default(),

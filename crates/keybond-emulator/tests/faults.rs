@@ -32,17 +32,19 @@ async fn ask(client: &Client<'_>, leg: Leg, credential: &Credential) -> Result<A
             let form = client.form(client.system(), scope, "mtls_pop");
             client.ask_token(Some(credential), &form, &[]).await
         }
+        Leg::Fabric => client.fabric("resource=x", &[]).await,
         Leg::Vault => client.secret(Some(credential), "x", &[]).await,
         other => panic!("no request for {other:?}"),
     }
 }
 
-const LEGS: [Leg; 6] = [
+const LEGS: [Leg; 7] = [
     Leg::Probe,
     Leg::Metadata,
     Leg::Issue,
     Leg::V1Token,
     Leg::Token,
+    Leg::Fabric,
     Leg::Vault,
 ];
 
@@ -87,7 +89,9 @@ async fn every_leg_can_fail_in_every_general_way_and_recovers() {
         let answer = once(redirect).await.unwrap();
         assert_eq!(answer.status, 307);
         let trap = match leg {
-            Leg::Token | Leg::Vault => azure.honeypot_url().replace("http:", "https:"),
+            Leg::Token | Leg::Fabric | Leg::Vault => {
+                azure.honeypot_url().replace("http:", "https:")
+            }
             _ => azure.honeypot_url(),
         };
         assert_eq!(answer.header("location"), Some(&*trap));

@@ -232,6 +232,18 @@ impl<'a> Client<'a> {
         self.tls(&self.token_url(), credential, &all).await
     }
 
+    /// Asks the token service of the Service Fabric cluster, with its secret.
+    pub async fn fabric(&self, query: &str, arguments: &[&str]) -> Result<Answer, i32> {
+        let [(_, endpoint), (_, secret), _] = &self.azure.service_fabric_env()[..] else {
+            panic!("three variables lead to a cluster");
+        };
+        let url = format!("{endpoint}?api-version=2020-05-01&{query}");
+        let secret = format!("secret: {secret}");
+        let mut all = vec!["-H", secret.as_str()];
+        all.extend(arguments);
+        self.tls(&url, None, &all).await
+    }
+
     /// A bound token for the vault.
     pub async fn token(&self, identity: &Identity, credential: &Credential) -> String {
         let form = self.form(identity, "https://vault.azure.net/.default", "mtls_pop");
