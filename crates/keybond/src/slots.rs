@@ -52,6 +52,7 @@ impl<S: Slot> Slots<S> {
     }
 
     /// What `look` finds in the slot of this name, if there is one.
+    #[inline]
     pub(crate) fn read<T>(&self, name: &str, look: impl FnOnce(&S) -> Option<T>) -> Option<T> {
         let hash = self.hasher.hash_one(name);
         look(find(&self.part(hash).load(), hash, name)?)
