@@ -218,4 +218,44 @@ mod tests {
         assert_eq!(json["considered"][0]["elapsed_ms"], 1.54);
         assert_eq!(json["provisional"], true);
     }
+
+    #[test]
+    fn a_decision_is_a_line_a_store_and_names_the_chosen_one() {
+        let busy = Unavailable::new(StoreId::KeyGuard, Reason::Busy, "it is at work");
+        let absent = Unavailable::new(StoreId::Pkcs11, Reason::NotPresent, "no module");
+        let entry = |outcome| considered(outcome, 1);
+        let mut decision = Decision {
+            at: UNIX_EPOCH,
+            considered: vec![
+                entry(Outcome::Skipped(busy)),
+                entry(Outcome::Skipped(absent)),
+            ],
+            provisional: false,
+        };
+        assert!(decision.chosen().is_none());
+        decision.considered.push(entry(Outcome::Chosen {
+            created: true,
+            strength: Strength::Hardware,
+        }));
+        decision.considered.push(entry(Outcome::NotAsked));
+
+        let lines: Vec<_> = decision
+            .considered
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(decision.to_string(), lines.join("\n"));
+        assert!(matches!(
+            decision.chosen().map(|chosen| &chosen.outcome),
+            Some(Outcome::Chosen { created: true, .. })
+        ));
+        let refusals: Vec<_> = decision.refusals().map(|refusal| refusal.reason).collect();
+        assert_eq!(refusals, [Reason::Busy, Reason::NotPresent]);
+        let may_pass: Vec<_> = decision
+            .considered
+            .iter()
+            .map(Considered::may_pass)
+            .collect();
+        assert_eq!(may_pass, [true, false, false, false]);
+    }
 }

@@ -218,3 +218,96 @@ impl fmt::Debug for HeldKey {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{provider::KeyProvider, public_key::RSA_BITS};
+
+    const SIGNATURE: usize = RSA_BITS / 8;
+
+    async fn held() -> Arc<HeldKey> {
+        KeyProvider::in_memory().get_or_create_key().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_message_is_signed_by_its_digest_on_every_way() {
+        let key = held().await;
+        for &scheme in key.schemes() {
+            let message = b"message";
+            let digest = scheme.hash().digest(message);
+            for signature in [
+                key.sign(scheme, message).await.unwrap(),
+                key.sign_digest(scheme, &digest).await.unwrap(),
+                key.sign_digest_blocking(scheme, &digest).unwrap(),
+            ] {
+                assert_eq!(signature.len(), SIGNATURE);
+                assert!(key.public_key().verify(scheme, message, &signature));
+                assert!(!key.public_key().verify(scheme, b"another", &signature));
+            }
+        }
+        key.prove_alive().await.unwrap();
+    }
+
+    /// A key like `key` that was shown to sign in fewer schemes.
+    fn with_schemes(key: &HeldKey, schemes: &[SignatureScheme]) -> HeldKey {
+        let inner = &*key.0;
+        let evidence = Evidence {
+            verified: schemes.to_vec(),
+            ..inner.evidence.clone()
+        };
+        HeldKey::new(
+            Arc::clone(&inner.stored),
+            inner.public.clone(),
+            evidence,
+            Arc::clone(&inner.decision),
+            inner.offload.clone(),
+            inner.deadline,
+        )
+    }
+
+    #[tokio::test]
+    async fn nothing_is_signed_that_was_not_shown_or_is_no_digest() {
+        let (shown, other) = (
+            SignatureScheme::RsaPkcs1Sha256,
+            SignatureScheme::RsaPssSha256,
+        );
+        let key = with_schemes(&*held().await, &[shown]);
+        assert!(key.supports(shown) && !key.supports(other));
+        let digest = [7; 32];
+        let refused = KeyError::UnsupportedScheme {
+            scheme: other,
+            offered: vec![shown],
+        };
+        for error in [
+            key.sign_digest(other, &digest).await.unwrap_err(),
+            key.sign(other, b"message").await.unwrap_err(),
+            key.sign_digest_blocking(other, &digest).unwrap_err(),
+        ] {
+            assert_eq!(error.to_string(), refused.to_string());
+        }
+        for length in [0, 31, 33, 48] {
+            let error = key
+                .sign_digest_blocking(shown, &vec![7; length])
+                .unwrap_err();
+            assert!(
+                matches!(error, KeyError::DigestLength { expected: 32, given, .. } if given == length),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_printed_of_a_key_says_which_and_where_and_nothing_else() {
+        let key = held().await;
+        assert_eq!(
+            format!("{key:?}"),
+            format!(
+                "HeldKey {{ store: {:?}, strength: {:?}, id: {:?}, .. }}",
+                StoreId::Memory,
+                Strength::Software,
+                key.id()
+            )
+        );
+    }
+}

@@ -28,6 +28,8 @@
 #![forbid(unsafe_code)]
 
 mod current;
+#[cfg(test)]
+mod current_tests;
 mod decision;
 mod error;
 mod event;

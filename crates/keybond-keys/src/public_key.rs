@@ -253,4 +253,134 @@ mod tests {
         spki.push(0);
         assert!(PublicKey::from_spki_der(&spki).is_err());
     }
+
+    /// DER of another hand: every length in its shortest form.
+    fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = match content.len() {
+            length @ 0..=127 => vec![u8::try_from(length).unwrap()],
+            length => {
+                let bytes = length.to_be_bytes();
+                let bytes = &bytes[bytes.iter().position(|byte| *byte != 0).unwrap()..];
+                [&[0x80 | u8::try_from(bytes.len()).unwrap()], bytes].concat()
+            }
+        };
+        [&[tag][..], &length, content].concat()
+    }
+
+    const ALGORITHM: [u8; 15] = [
+        0x30, 13, 0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 0x05, 0,
+    ];
+
+    fn spki_of(algorithm: &[u8], unused_bits: u8, integers: &[&[u8]]) -> Vec<u8> {
+        let integers: Vec<u8> = integers
+            .iter()
+            .flat_map(|content| tlv(0x02, content))
+            .collect();
+        let bits = [vec![unused_bits], tlv(0x30, &integers)].concat();
+        tlv(0x30, &[algorithm.to_vec(), tlv(0x03, &bits)].concat())
+    }
+
+    #[test]
+    fn keys_of_every_length_are_written_as_others_write_them() {
+        for length in [1, 2, 60, 63, 64, 100, 127, 128, 129, 255, 256, 257, 512] {
+            for top in [0x01_u8, 0x7f, 0x80, 0xff] {
+                let modulus = [vec![top], vec![0x5a; length - 1]].concat();
+                let key = PublicKey::from_rsa_components(&modulus, &[3]).unwrap();
+                let sign: &[u8] = if top >= 0x80 { &[0] } else { &[] };
+                let integer = [sign, &modulus].concat();
+                let expected = spki_of(&ALGORITHM, 0, &[&integer, &[3]]);
+                assert_eq!(key.spki_der(), expected, "{length} bytes, {top:#x} first");
+                assert_eq!(PublicKey::from_spki_der(&expected).unwrap(), key);
+                let bits = length * 8 - top.leading_zeros() as usize;
+                assert_eq!(key.bits(), bits);
+            }
+        }
+    }
+
+    #[test]
+    fn leading_zeros_are_no_part_of_a_number_and_zero_is_none() {
+        let key = PublicKey::from_rsa_components(&[0, 0, 0x80, 1], &[0, 1, 0, 1]).unwrap();
+        assert_eq!(
+            (key.modulus(), key.exponent()),
+            (&[0x80, 1][..], &[1, 0, 1][..])
+        );
+        for (modulus, exponent) in [
+            (&[][..], &[3][..]),
+            (&[0, 0], &[3]),
+            (&[5], &[]),
+            (&[5], &[0]),
+        ] {
+            assert!(PublicKey::from_rsa_components(modulus, exponent).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_no_positive_integer_in_its_shortest_form_is_refused() {
+        let good: [&[u8]; 2] = [&[0, 0xff, 1], &[1, 0, 1]];
+        assert!(PublicKey::from_spki_der(&spki_of(&ALGORITHM, 0, &good)).is_ok());
+        let bad: [&[u8]; 7] = [
+            &[],
+            &[0],
+            &[0, 0x7f],
+            &[0, 0, 0xff],
+            &[0x80],
+            &[0xff, 1],
+            &[0, 1],
+        ];
+        for integer in bad {
+            for integers in [[integer, good[1]], [good[0], integer]] {
+                let spki = spki_of(&ALGORITHM, 0, &integers);
+                assert!(PublicKey::from_spki_der(&spki).is_err(), "{integers:02x?}");
+            }
+        }
+        let (none, one, three) = (&good[..0], &good[..1], [good[0], good[1], good[1]]);
+        for integers in [none, one, &three] {
+            let spki = spki_of(&ALGORITHM, 0, integers);
+            assert!(PublicKey::from_spki_der(&spki).is_err(), "{integers:02x?}");
+        }
+        assert!(PublicKey::from_spki_der(&spki_of(&ALGORITHM, 1, &good)).is_err());
+        let mut other = ALGORITHM;
+        other[12] = 10;
+        assert!(PublicKey::from_spki_der(&spki_of(&other, 0, &good)).is_err());
+    }
+
+    #[test]
+    fn lengths_in_a_longer_form_are_refused() {
+        let good = spki_of(&ALGORITHM, 0, &[&[0, 0xff, 1], &[3]]);
+        let content = &good[2..];
+        let length = u8::try_from(content.len()).unwrap();
+        assert_eq!(good[1], length);
+        for longer in [
+            vec![0x81, length],
+            vec![0x82, 0, length],
+            vec![0x83, 0, 0, length],
+            vec![0x80],
+        ] {
+            let spki = [&[0x30][..], &longer, content].concat();
+            assert!(PublicKey::from_spki_der(&spki).is_err(), "{longer:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_printed_by_its_size_and_hash() {
+        let key = PublicKey::from_rsa_components(&[0xff; 256], &[3]).unwrap();
+        let id = key.id().to_string();
+        assert_eq!(id.len(), 64);
+        let hash: String = digest(&SHA256, key.spki_der())
+            .as_ref()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert_eq!(id, hash);
+        assert_eq!(
+            key.id().as_bytes()[..],
+            *digest(&SHA256, key.spki_der()).as_ref()
+        );
+        assert_eq!(
+            format!("{key:?}"),
+            format!("PublicKey(RSA-2048, sha256:{id})")
+        );
+        assert_eq!(format!("{:?}", key.id()), format!("KeyId({id})"));
+        assert_eq!(serde_json::to_value(key.id()).unwrap(), id);
+    }
 }
