@@ -35,7 +35,7 @@ const GROUPS: [Group; 5] = [
             "store/platform.rs",
             "fuzzing.rs",
         ],
-        tests: &["provider", "rotation", "metrics", "model"],
+        tests: &["provider", "rotation", "metrics", "model", "conformance"],
     },
     Group {
         name: "memory",
@@ -158,6 +158,8 @@ fn pass(group: &Group, pass: &str, which: &[&str], tests: &[&str]) -> Result<Sco
     let status = Command::new("cargo")
         .args(arguments)
         .env("CARGO_TARGET_DIR", root().join("target/mutants/build"))
+        // Half of the time would go into linking what nobody debugs.
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("KEYBOND_MODEL_RUNS", "100")
         .env("KEYBOND_COLD_STARTS", "1")
         .current_dir(root())
