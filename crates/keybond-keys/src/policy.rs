@@ -123,4 +123,36 @@ mod tests {
         assert!("memroy".parse::<StorePolicy>().is_err());
         assert!("+".parse::<StorePolicy>().is_err());
     }
+
+    #[test]
+    fn what_is_built_and_what_is_written_are_one() {
+        let built = StorePolicy::any()
+            .disable(StoreId::Memory)
+            .disable(StoreId::Pkcs11)
+            .require(StoreId::Tpm2);
+        assert_eq!(built.to_string(), "-memory,-pkcs11,+tpm2");
+        assert_eq!(built.to_string().parse::<StorePolicy>().unwrap(), built);
+        assert_eq!(StorePolicy::any().to_string(), "any");
+        let only: StorePolicy = " tpm2 ,, memory".parse().unwrap();
+        assert_eq!(only.to_string(), "tpm2,memory");
+
+        for (text, store, detail) in [
+            ("-memory", StoreId::Memory, "turned off by configuration"),
+            (
+                "tpm2",
+                StoreId::Memory,
+                "not among the stores that configuration allows",
+            ),
+            (
+                "+tpm2",
+                StoreId::Pkcs11,
+                "configuration requires the store tpm2",
+            ),
+        ] {
+            let refusal = text.parse::<StorePolicy>().unwrap().refusal(store).unwrap();
+            assert_eq!(refusal.reason, Reason::DisabledByPolicy);
+            assert_eq!(refusal.detail, detail);
+            assert!(!refusal.retryable);
+        }
+    }
 }
