@@ -23,7 +23,7 @@ struct Group {
 const GROUPS: [Group; 5] = [
     Group {
         name: "provider",
-        files: &["*.rs", "provider/*.rs", "store/*.rs"],
+        files: &["*.rs", "provider/*.rs", "state/*.rs", "store/*.rs"],
         // The others of these are compiled elsewhere: on Windows, or for fuzzers.
         but: &[
             "store/tpm2.rs",
@@ -33,6 +33,7 @@ const GROUPS: [Group; 5] = [
             "store/cng_windows.rs",
             "store/keyguard.rs",
             "store/platform.rs",
+            "state/windows.rs",
             "fuzzing.rs",
         ],
         tests: &["provider", "rotation", "metrics", "model", "conformance"],

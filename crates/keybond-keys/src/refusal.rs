@@ -156,3 +156,23 @@ impl fmt::Display for NativeCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_printed_in_the_base_that_people_look_them_up_in() {
+        let busy = NativeCode::from_io(&io::Error::from_raw_os_error(16)).unwrap();
+        assert_eq!(busy.to_string(), "errno 16");
+        assert!(NativeCode::from_io(&io::Error::other("of our own")).is_none());
+        let tpm = NativeCode {
+            space: "tpm",
+            code: 0x18b,
+            name: Some("TPM_RC_HANDLE".into()),
+        };
+        assert_eq!(tpm.to_string(), "tpm 0x18b TPM_RC_HANDLE");
+    }
+}

@@ -131,6 +131,8 @@ mod tests {
                 Some(scheme)
             );
             assert_eq!(scheme.is_pss(), scheme.jose_name().starts_with("PS"));
+            assert_eq!(format!("{scheme:>7}"), format!("  {}", scheme.jose_name()));
+            assert_eq!(serde_json::to_value(scheme).unwrap(), scheme.jose_name());
         }
         assert_eq!(SignatureScheme::from_jose_name("ES256"), None);
     }

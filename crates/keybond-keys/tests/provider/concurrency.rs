@@ -38,6 +38,19 @@ async fn many_first_callers_make_one_key() {
 }
 
 #[tokio::test]
+async fn any_number_of_threads_reads_the_key() {
+    let store = ScriptedStore::new(StoreId::Tpm2);
+    let provider = over([&store]).build();
+    let key = provider.get_or_create_key().await.unwrap();
+    // Each thread is a new reader, and there are far fewer handles than threads.
+    for _ in 0..400 {
+        let provider = provider.clone();
+        let read = std::thread::spawn(move || provider.cached().map(|key| key.id()));
+        assert_eq!(read.join().unwrap(), Some(key.id()));
+    }
+}
+
+#[tokio::test]
 async fn a_cached_key_is_answered_while_the_store_hangs() {
     let store = ScriptedStore::new(StoreId::Tpm2);
     let provider = over([&store]).build();
