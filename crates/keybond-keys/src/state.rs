@@ -9,7 +9,8 @@
 #[cfg_attr(unix, path = "state/unix.rs")]
 #[cfg_attr(windows, path = "state/windows.rs")]
 mod platform;
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests;
 
 use std::{

@@ -9,7 +9,7 @@ use std::{
 };
 
 use keybond_keys::{KeyProvider, Reason, StoreId};
-use keybond_testkit::stores::ScriptedStore;
+use keybond_testkit::stores::{Op, ScriptedStore};
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
@@ -96,6 +96,7 @@ async fn a_fallback_and_its_upgrade_show_in_the_metrics() {
         .store(tpm.clone())
         .store(memory)
         .retry_budget(Duration::ZERO)
+        .reconsider_after(Duration::ZERO)
         .build();
     provider.get_or_create_key().await.unwrap();
     let value = |series: &str| SEEN.lock().unwrap().get(series).copied().unwrap_or(0.0);
@@ -118,6 +119,14 @@ async fn a_fallback_and_its_upgrade_show_in_the_metrics() {
             SEEN.lock().unwrap()
         );
     }
+
+    // Asked again, it is still busy: when it is asked once more, that answer was dealt with.
+    let asked = tpm.calls(Op::Open);
+    while tpm.calls(Op::Open) < asked + 2 {
+        provider.cached().unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(value("keybond_key_provisional{}"), 1.0);
 
     tpm.heal_all();
     provider

@@ -242,13 +242,15 @@ async fn a_store_that_is_still_busy_is_left_alone_for_a_while() {
     let [_, tpm, memory] = three();
     tpm.refuse(Reason::Busy);
     let provider = over([&tpm, &memory]).reconsider_after(AFTER).build();
+    let began = Instant::now();
     provider.get_or_create_key().await.unwrap();
     let mut asked = tpm.calls(Op::Open);
-    for _ in 0..10 {
+    for round in 0..10 {
         while tpm.calls(Op::Open) == asked {
             provider.cached().unwrap();
             tokio::task::yield_now().await;
         }
+        assert!(round > 0 || began.elapsed() >= AFTER, "it is asked at once");
         // It is being asked; from when the answer is there, the pause runs.
         asked += 1;
         let began = Instant::now();
