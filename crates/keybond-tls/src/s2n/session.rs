@@ -8,7 +8,8 @@
 //! 3. Application data that arrives during a renegotiation waits in `early`, in order, before anything read later.
 //! 4. After a wipe and until the new handshake is over, nothing is sent but that handshake.
 //! 5. A TLS failure is final for both directions. A peer that is gone may have left something to read, its reason
-//!    above all: a writer learns of the loss when that is read, or when nobody reads.
+//!    above all: a writer learns of the loss when that is read, or when nobody reads. A reader that has read before
+//!    may never come back: the writer waits for it as long as a handshake may take, anew with whatever it takes.
 
 use std::{
     collections::VecDeque,
@@ -59,6 +60,8 @@ pub(super) struct Session<S> {
     running: Option<Renegotiation>,
     warned: bool,
     has_reader: bool,
+    /// How long a writer still waits for the reader to take what a lost peer said.
+    patience: Option<Pin<Box<Sleep>>>,
     info: TlsInfo,
     failure: Option<TlsError>,
 }
@@ -89,6 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             running: None,
             warned: false,
             has_reader: false,
+            patience: None,
             info: TlsInfo {
                 version: TlsVersion::Tls12,
                 cipher_suite: String::new(),
@@ -130,8 +134,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let (front, _) = self.early.as_slices();
                 let count = front.len().min(buffer.len());
                 buffer[..count].copy_from_slice(&front[..count]);
-                if self.early.len() >= EARLY || self.early.len() == count {
-                    // Whoever drives a renegotiation waits for room, a writer without a peer for the end of it.
+                if self.early.len() >= EARLY || self.patience.take().is_some() {
+                    // Whoever drives a renegotiation waits for room, a writer without a peer for the reader.
                     context.waker().wake_by_ref();
                 }
                 self.early.drain(..count);
@@ -244,22 +248,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Poll::Ready(Ok(()));
         }
         let mut chunk = [0; RECORD];
+        let mut said = None;
         while self.early.len() < EARLY {
             match ready!(self.poll_receive(context, &mut chunk)) {
                 Ok(0) => break,
                 Ok(count) => self.keep(context, &chunk[..count]),
-                Err(_) if self.has_reader && !self.early.is_empty() => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    said = Some(error);
+                    break;
+                }
             }
         }
-        if self.has_reader && !self.early.is_empty() {
-            return Poll::Pending;
-        }
-        Poll::Ready(Err(TlsError::Io {
+        ready!(self.poll_reader(context));
+        Poll::Ready(Err(said.unwrap_or_else(|| TlsError::Io {
             host: self.host.to_string(),
             stage: Stage::Transfer,
             source: Arc::new(lost),
-        }))
+        })))
+    }
+
+    /// Ready when the reader has taken what was kept for it, when there is none, or when it took too long.
+    fn poll_reader(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.has_reader || self.early.is_empty() {
+            return Poll::Ready(());
+        }
+        let limit = self.limit;
+        let patience = self.patience.get_or_insert_with(|| Box::pin(sleep(limit)));
+        patience.as_mut().poll(context)
     }
 
     fn poll_renegotiation(&mut self, context: &mut Context<'_>) -> Poll<Result<(), TlsError>> {

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use keybond_keys::SignatureScheme;
@@ -210,6 +210,46 @@ async fn of_a_server_that_answered() {
         assert_eq!(&answer, b"413");
         is_lost(&connection.read_u8().await.unwrap_err());
     }
+}
+
+/// One who has read before and then only writes is not kept waiting for ever: by whom, nobody knows.
+#[tokio::test(flavor = "current_thread")]
+async fn of_a_server_whose_reader_stopped() {
+    let limit = Duration::from_secs(3);
+    let pki = Pki::new();
+    let (connector, identity) = (pki.connector(), pki.identity().await);
+    let address = elsewhere(pki, &TLS13, async |server| {
+        let mut accepted = server.accept().await.unwrap();
+        accepted.write_all(b"413").await.unwrap();
+        accepted.flush().await.unwrap();
+        drop(accepted.into_inner().0);
+    });
+    let (near, reset) = relayed(address);
+    let mut connection = connector
+        .handshake_deadline(limit)
+        .connect(near, "localhost", Leg::FirstHandshake, Some(identity))
+        .await
+        .unwrap();
+    assert_eq!(connection.read_u8().await.unwrap(), b'4');
+    reset.recv().unwrap();
+    let (mut reader, mut writer) = split(connection);
+    let started = Instant::now();
+    let mut failing = tokio::spawn(async move {
+        loop {
+            if let Err(error) = writer.write_all(&[7; 8000]).await {
+                break error;
+            }
+        }
+    });
+    let early = timeout(limit / 3, &mut failing).await;
+    assert!(early.is_err(), "a reader has its time");
+    // One that takes a part has as much again, and one that stops then holds up nobody either.
+    assert_eq!(reader.read_u8().await.unwrap(), b'1');
+    let error = timeout(Duration::from_secs(20), failing).await;
+    is_lost(&error.expect("the writer waits for ever").unwrap());
+    assert!(started.elapsed() >= limit * 4 / 3);
+    assert_eq!(reader.read_u8().await.unwrap(), b'3');
+    is_lost(&reader.read_u8().await.unwrap_err());
 }
 
 fn is_refused(error: &TlsError) {
