@@ -1,4 +1,4 @@
-/* A server that renegotiates at the worst moments; one connection, TLS 1.2, prints its port.
+/* A server that renegotiates at the worst moments; TLS 1.2, one connection if not said otherwise, prints its port.
  *
  *   reneg_server MODE DIR      DIR holds server.{pem,key}, other.{pem,key}, ca.pem
  *
@@ -8,6 +8,8 @@
  *   twice     HelloRequest, answers "<name>\n", reads 16 bytes, HelloRequest again
  *   changed   HelloRequest, then comes back with the other certificate
  *   vanish    HelloRequest, then closes the socket at the first byte of the ClientHello
+ *   resumable two connections, each as in upload, and whoever wants to may resume, in a renegotiation, too; answers
+ *             "<sha256> <client name or nobody> <first handshake>, <renegotiation>\n", each full or resumed
  */
 #include <arpa/inet.h>
 #include <openssl/evp.h>
@@ -58,13 +60,51 @@ static void finish(SSL *ssl) {
 
 static void client_name(SSL *ssl, char *name, int len) {
     X509 *certificate = SSL_get1_peer_certificate(ssl);
-    if (!certificate) die("no client certificate");
+    if (!certificate) {
+        snprintf(name, (size_t)len, "nobody");
+        return;
+    }
     X509_NAME_get_text_by_NID(X509_get_subject_name(certificate), NID_commonName, name, len);
     X509_free(certificate);
 }
 
 static void answer(SSL *ssl, const char *text) {
     if (SSL_write(ssl, text, (int)strlen(text)) <= 0) die("cannot answer");
+}
+
+/* Asks at once, reads the body meanwhile, and sums it up in hexadecimal digits. */
+static int upload(SSL *ssl, char *text) {
+    unsigned char *body = malloc(UPLOAD), digest[32];
+    hello_request(ssl);
+    read_exactly(ssl, body, UPLOAD);
+    finish(ssl);
+    EVP_Digest(body, UPLOAD, digest, NULL, EVP_sha256(), NULL);
+    free(body);
+    for (int i = 0; i < 32; i++) sprintf(text + 2 * i, "%02x", digest[i]);
+    return 64;
+}
+
+static const char *handshake(SSL *ssl) {
+    return SSL_session_reused(ssl) ? "resumed" : "full";
+}
+
+static void resumable(SSL_CTX *ctx, int listener) {
+    unsigned char request[16];
+    char name[256], text[512];
+    for (int connection = 0; connection < 2; connection++) {
+        SSL *ssl = SSL_new(ctx);
+        SSL_set_fd(ssl, accept(listener, NULL, NULL));
+        if (SSL_accept(ssl) != 1) die("the first handshake failed");
+        const char *first = handshake(ssl);
+        read_exactly(ssl, request, sizeof request);
+        int len = upload(ssl, text);
+        client_name(ssl, name, sizeof name);
+        sprintf(text + len, " %s %s, %s\n", name, first, handshake(ssl));
+        answer(ssl, text);
+        SSL_shutdown(ssl);
+        close(SSL_get_fd(ssl));
+        SSL_free(ssl);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -74,8 +114,12 @@ int main(int argc, char **argv) {
 
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
     SSL_CTX_set_max_proto_version(ctx, TLS1_2_VERSION);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    if (!strcmp(mode, "resumable")) {
+        SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"reneg", 5);
+    } else {
+        SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+        SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    }
     if (SSL_CTX_use_certificate_file(ctx, in(dir, "server.pem"), SSL_FILETYPE_PEM) != 1 ||
         SSL_CTX_use_PrivateKey_file(ctx, in(dir, "server.key"), SSL_FILETYPE_PEM) != 1 ||
         SSL_CTX_load_verify_locations(ctx, in(dir, "ca.pem"), NULL) != 1)
@@ -84,12 +128,16 @@ int main(int argc, char **argv) {
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof address;
-    if (bind(listener, (struct sockaddr *)&address, len) || listen(listener, 1) ||
+    if (bind(listener, (struct sockaddr *)&address, len) || listen(listener, 2) ||
         getsockname(listener, (struct sockaddr *)&address, &len))
         die("cannot listen");
     printf("%d\n", ntohs(address.sin_port));
     fflush(stdout);
 
+    if (!strcmp(mode, "resumable")) {
+        resumable(ctx, listener);
+        return 0;
+    }
     int fd = accept(listener, NULL, NULL);
     SSL *ssl = SSL_new(ctx);
     SSL_set_fd(ssl, fd);
@@ -99,14 +147,9 @@ int main(int argc, char **argv) {
     read_exactly(ssl, request, sizeof request);
 
     if (!strcmp(mode, "upload")) {
-        unsigned char *body = malloc(UPLOAD), digest[32];
-        hello_request(ssl);
-        read_exactly(ssl, body, UPLOAD);
-        finish(ssl);
+        int len = upload(ssl, text);
         client_name(ssl, name, sizeof name);
-        EVP_Digest(body, UPLOAD, digest, NULL, EVP_sha256(), NULL);
-        for (int i = 0; i < 32; i++) sprintf(text + 2 * i, "%02x", digest[i]);
-        sprintf(text + 64, " %s\n", name);
+        sprintf(text + len, " %s\n", name);
         answer(ssl, text);
     } else if (!strcmp(mode, "download")) {
         unsigned char *body = malloc(DOWNLOAD);

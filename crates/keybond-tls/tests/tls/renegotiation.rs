@@ -1,6 +1,8 @@
 //! Renegotiation at the worst moments: nothing lost, nothing twice, never a second time, never another server.
 
-use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
+use std::{
+    fs::File, future::poll_fn, pin::pin, process::Command, sync::Arc, task::Poll, time::Duration,
+};
 
 use keybond_keys::{HashAlgorithm, SignatureScheme};
 use keybond_tls::{Leg, RenegotiationRefusal, TlsConn, TlsConnector as _, TlsError};
@@ -163,6 +165,75 @@ async fn a_download_survives_a_renegotiation_in_its_middle_also_with_cut_records
         assert_eq!(answer, format!("{CLIENT}\n"));
         assert_eq!(reader.into_inner().info().renegotiations, 1);
     }
+}
+
+/// A session that was resumed would carry over whether the client was authenticated, and one that is resumed within
+/// the renegotiation shows no certificate at all. keybond offers neither, to servers that would do both.
+#[tokio::test]
+async fn a_server_that_would_resume_gets_the_certificate_each_time() {
+    let pki = Pki::new();
+    let server = RenegServer::start(&pki, "resumable");
+    let (connector, identity) = (pki.connector(), pki.identity().await);
+    for _ in 0..2 {
+        let connection = connector
+            .connect(
+                server.dial().await,
+                "localhost",
+                Leg::OnDemand,
+                Some(Arc::clone(&identity)),
+            )
+            .await
+            .unwrap();
+        let (reader, mut writer) = split(connection);
+        let uploading = async {
+            writer.write_all(REQUEST).await.unwrap();
+            writer.write_all(&pattern(UPLOAD)).await.unwrap();
+            writer.flush().await.unwrap();
+        };
+        let mut answer = String::new();
+        let mut reader = BufReader::new(reader);
+        let (read, ()) = tokio::join!(reader.read_line(&mut answer), uploading);
+        read.unwrap();
+        let expected = expected_answer(&pattern(UPLOAD));
+        assert_eq!(answer, format!("{} full, full\n", expected.trim_end()));
+        let info = reader.into_inner().unsplit(writer).info();
+        assert_eq!(info.renegotiations, 1);
+        assert_eq!(info.client_signature, Some(SignatureScheme::RsaPssSha256));
+    }
+}
+
+/// The same server and a client that resumes: it does so, and shows no certificate.
+#[test]
+fn that_server_would_resume() {
+    let pki = Pki::new();
+    let server = RenegServer::start(&pki, "resumable");
+    let authority = pki.file("ca.pem", &pki.ca_pem);
+    let session = authority.with_file_name("session.pem");
+    let mut input = REQUEST.to_vec();
+    input.extend(pattern(UPLOAD));
+    let upload = authority.with_file_name("upload");
+    std::fs::write(&upload, input).unwrap();
+    let answers = ["-sess_out", "-sess_in"].map(|option| {
+        let output = Command::new("openssl")
+            .args(["s_client", "-quiet", "-tls1_2", "-connect"])
+            .arg(server.address())
+            .arg("-CAfile")
+            .arg(&authority)
+            .arg(option)
+            .arg(&session)
+            .stdin(File::open(&upload).unwrap())
+            .output()
+            .expect("this test needs the program `openssl` (Debian: apt-get install openssl)");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    let sum = expected_answer(&pattern(UPLOAD)).replace(&format!("{CLIENT}\n"), "nobody");
+    assert_eq!(
+        answers,
+        [
+            format!("{sum} full, resumed\n"),
+            format!("{sum} resumed, resumed\n")
+        ]
+    );
 }
 
 #[tokio::test]
