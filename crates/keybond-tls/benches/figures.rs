@@ -1,5 +1,7 @@
 //! The figures of the TLS layer against their likes in the same run: a handshake against bare rustls, a download
 //! against curl, slow keys against the clock, ten thousand calls against the memory. `cargo xtask bench`
+//!
+//! `cargo bench --workspace --bench figures -- handshake` makes the named ones only.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 #[cfg(not(target_os = "linux"))]
@@ -33,12 +35,25 @@ mod slow;
 #[cfg(target_os = "linux")]
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-        runtime.block_on(handshake::compare(version));
+    let named: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|named| named == name);
+    if wanted("handshake") {
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            runtime.block_on(handshake::compare(version));
+        }
     }
-    slow::eight_at_once();
-    runtime.block_on(memory::ten_thousand_calls());
-    runtime.block_on(download::a_gibibyte());
+    if wanted("slow") {
+        slow::eight_at_once();
+    }
+    if wanted("memory") {
+        runtime.block_on(memory::ten_thousand_calls());
+    }
+    if wanted("download") {
+        runtime.block_on(download::a_gibibyte());
+    }
 }
 
 /// Prints a figure and whether it is within its bound.
