@@ -10,6 +10,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -35,7 +36,12 @@ struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
     limit: usize,
+    idle: Duration,
+    start: Start,
 }
+
+/// Starts a thread.
+type Start = fn(Box<dyn FnOnce() + Send>) -> io::Result<()>;
 
 #[derive(Default)]
 struct Queue {
@@ -98,11 +104,20 @@ impl Steps {
 impl Offload {
     /// A pool of at most `limit` threads.
     pub(crate) fn new(limit: usize) -> Self {
+        Self::of(limit, IDLE, |serve| {
+            let name = "keybond-device".into();
+            thread::Builder::new().name(name).spawn(serve).map(drop)
+        })
+    }
+
+    fn of(limit: usize, idle: Duration, start: Start) -> Self {
         Self {
             shared: Arc::new(Shared {
                 queue: Mutex::default(),
                 work: Condvar::new(),
                 limit,
+                idle,
+                start,
             }),
         }
     }
@@ -156,10 +171,7 @@ impl Offload {
         queue.threads += 1;
         drop(queue);
         let shared = Arc::clone(&self.shared);
-        let started = thread::Builder::new()
-            .name("keybond-device".into())
-            .spawn(move || shared.serve());
-        if let Err(error) = started {
+        if let Err(error) = (self.shared.start)(Box::new(move || shared.serve())) {
             let mut queue = self.shared.lock();
             queue.threads -= 1;
             // With a thread alive the job will be served; without one it would wait for nobody.
@@ -192,7 +204,7 @@ impl Shared {
             queue.idle += 1;
             let (guard, timeout) = self
                 .work
-                .wait_timeout(queue, IDLE)
+                .wait_timeout(queue, self.idle)
                 .unwrap_or_else(PoisonError::into_inner);
             queue = guard;
             queue.idle -= 1;
@@ -207,7 +219,13 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{
+        cell::Cell,
+        future::poll_fn,
+        pin::{Pin, pin},
+        sync::mpsc,
+        task::Poll,
+    };
 
     use super::*;
 
@@ -305,6 +323,75 @@ mod tests {
         assert!(pool.shared.lock().jobs.len() <= LONG_QUEUE);
         drop(release);
         assert!(hanging.await.expect("task").expect("job").is_err());
+    }
+
+    thread_local! {
+        /// The machine has no thread to spare for those who ask on this one.
+        static FULL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    fn start(serve: Box<dyn FnOnce() + Send>) -> io::Result<()> {
+        if FULL.get() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        thread::spawn(serve);
+        Ok(())
+    }
+
+    /// Hands in a job that has to wait.
+    async fn begin(mut job: Pin<&mut impl Future>) {
+        poll_fn(|cx| {
+            assert!(job.as_mut().poll(cx).is_pending(), "it had to wait");
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn without_any_thread_a_job_fails_at_once_and_the_next_is_tried_again() {
+        let pool = Offload::of(1, LONG, start);
+        FULL.set(true);
+        for _ in 0..2 {
+            let error = pool.run(LONG, || 1).await.expect_err("there is no thread");
+            assert_eq!(error.code(), "key_local_failure");
+            let queue = pool.shared.lock();
+            assert_eq!((queue.jobs.len(), queue.threads), (0, 0));
+        }
+        FULL.set(false);
+        assert_eq!(pool.run(LONG, || 1).await.expect("a thread serves"), 1);
+    }
+
+    #[tokio::test]
+    async fn with_a_thread_alive_a_job_waits_for_it_when_no_other_can_be_had() {
+        let pool = Offload::of(2, LONG, start);
+        let (release, held) = mpsc::channel::<()>();
+        let mut first = pin!(pool.run(LONG, move || held.recv()));
+        begin(first.as_mut()).await;
+        FULL.set(true);
+        let mut second = pin!(pool.run(LONG, || 2));
+        begin(second.as_mut()).await;
+        assert_eq!(pool.shared.lock().threads, 1);
+        drop(release);
+        assert!(first.await.expect("it was released").is_err());
+        assert_eq!(second.await.expect("the thread goes on"), 2);
+    }
+
+    #[tokio::test]
+    async fn idle_threads_end_and_the_next_job_starts_another() {
+        let pool = Offload::of(2, Duration::from_millis(1), start);
+        for round in 0..3 {
+            let job = pool.run(LONG, move || round);
+            assert_eq!(job.await.expect("a thread serves"), round);
+            loop {
+                let queue = pool.shared.lock();
+                if queue.threads == 0 {
+                    assert_eq!(queue.idle, 0);
+                    break;
+                }
+                drop(queue);
+                thread::yield_now();
+            }
+        }
     }
 
     #[tokio::test]
