@@ -283,6 +283,7 @@ impl CngKey for Handle {
     }
 
     fn property(&self, name: &str) -> Result<u32, CngError> {
+        self.machine.injected("property")?;
         let salt = self.machine.0.lock().unwrap().salt;
         match name {
             names::EXPORT_POLICY => Ok(0),
@@ -302,6 +303,7 @@ impl CngKey for Handle {
 
     /// By name, as Windows does it.
     fn delete(self: Box<Self>) -> Result<(), CngError> {
+        self.machine.injected("delete")?;
         let mut state = self.machine.0.lock().unwrap();
         state
             .keys
@@ -621,4 +623,108 @@ async fn a_cleared_tpm_leaves_keys_that_exist_but_cannot_be_found() {
     let key = process(machine.platform()).await.unwrap();
     assert_eq!(key.strength(), Strength::Hardware);
     assert_eq!(machine.done(), [format!("replace {OURS}")]);
+}
+
+#[test]
+fn what_is_deleted_by_others_meanwhile_was_not_ours_and_what_cannot_be_stays() {
+    let machine = Machine::with_vbs();
+    machine.plant(OURS, true, 0, false);
+    let store = machine.keyguard();
+    machine.fail("delete", NOT_FOUND, 1);
+    assert!(!store.delete(&default()).unwrap());
+    machine.fail("delete", ACCESS_DENIED, 1);
+    let refusal = store.delete(&default()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::PermissionDenied);
+    assert!(machine.done().is_empty());
+    assert!(store.delete(&default()).unwrap());
+}
+
+#[test]
+fn a_key_of_the_name_shows_that_such_keys_can_be_made() {
+    let machine = Machine::with_vbs();
+    machine.plant(OURS, true, 0, false);
+    machine.keyguard().probe().unwrap();
+    machine.fail("create", ACCESS_DENIED, 1);
+    let refusal = machine.keyguard().probe().unwrap_err();
+    assert_eq!(refusal.reason, Reason::PermissionDenied);
+}
+
+#[test]
+fn a_key_is_made_under_our_mutex_and_not_where_windows_forbids_it() {
+    let machine = Machine::with_vbs();
+    machine.fail("create", ACCESS_DENIED, 1);
+    let refusal = machine.keyguard().create(&default()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::PermissionDenied);
+    machine.fail("create", NOT_FOUND, 1);
+    let refusal = machine.keyguard().create(&default()).err().unwrap();
+    assert_eq!(refusal.reason, Reason::NotPresent);
+    assert!(refusal.remedy.contains("profile"), "{refusal:?}");
+    assert!(machine.done().is_empty(), "nothing was tried by force");
+
+    machine.keyguard().create(&default()).unwrap();
+    let mutexes = machine.0.lock().unwrap().mutexes.clone();
+    assert_eq!(mutexes, ["keybond_K_keybond-default"; 3]);
+}
+
+#[test]
+fn what_windows_says_is_told_by_its_kind() {
+    for (call, code, reason, retryable) in [
+        ("open", NOT_SUPPORTED, Reason::NotSupported, false),
+        ("open", ACCESS_DENIED, Reason::PermissionDenied, false),
+        ("open", 0x8007_0020, Reason::Busy, true),
+        ("open", EXISTS, Reason::Busy, false),
+        ("open", 0x8007_0426, Reason::NotPresent, true),
+        ("open", 0x8009_0013, Reason::NotPresent, false),
+        ("open", BAD_KEY_STATE, Reason::Failed, false),
+        // A key that signs in no scheme of this system is not dead.
+        ("sign", NOT_SUPPORTED, Reason::NotSupported, false),
+    ] {
+        let machine = Machine::with_vbs();
+        machine.plant(OURS, true, 0, false);
+        machine.fail(call, code, 9);
+        let refusal = machine.keyguard().open(&default()).err().unwrap();
+        assert_eq!(
+            (refusal.reason, refusal.retryable),
+            (reason, retryable),
+            "{call} {code:#x}: {refusal:?}"
+        );
+        assert_eq!(refusal.native.unwrap().code, i64::from(code));
+        let tier = refusal.detail.contains("Windows opens no such keys here");
+        assert_eq!(tier, (call, code) == ("open", NOT_SUPPORTED));
+        assert_eq!(
+            tier,
+            refusal.remedy.contains("virtualization-based security"),
+            "{refusal:?}"
+        );
+    }
+    let machine = Machine::with_vbs();
+    machine.fail("open", UNDECRYPTABLE, 1);
+    let refusal = machine.keyguard().delete(&default()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::Dead);
+}
+
+#[tokio::test]
+async fn what_a_key_says_of_itself_is_shown_and_what_it_does_not_say_is_not_invented() {
+    let machine = Machine::with_vbs();
+    let key = process(machine.keyguard()).await.unwrap();
+    let detail = |key: &HeldKey, name: &str| {
+        let details = key.evidence().properties.details.clone();
+        details
+            .into_iter()
+            .find(|(known, _)| known == name)
+            .unwrap()
+            .1
+    };
+    assert_eq!(detail(&key, "virtual_iso"), "0x1");
+    assert_eq!(detail(&key, "container"), OURS);
+
+    let machine = Machine::with_tpm();
+    let key = process(machine.platform()).await.unwrap();
+    assert_eq!(detail(&key, "pss"), "not told");
+    assert_eq!(detail(&key, "export_policy"), "0x0");
+    machine.change(|state| state.salt = Some(names::SALT_HASH_SIZE));
+    // One property that cannot be read now: the schemes ask for the first, the description for the next.
+    machine.fail("property", ACCESS_DENIED, 2);
+    let refusal = process(machine.platform()).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::PermissionDenied);
 }
