@@ -688,7 +688,7 @@ fn what_windows_says_is_told_by_its_kind() {
             (reason, retryable),
             "{call} {code:#x}: {refusal:?}"
         );
-        assert_eq!(refusal.native.unwrap().code, i64::from(code));
+        assert_eq!(refusal.native.as_ref().unwrap().code, i64::from(code));
         let tier = refusal.detail.contains("Windows opens no such keys here");
         assert_eq!(tier, (call, code) == ("open", NOT_SUPPORTED));
         assert_eq!(
