@@ -82,8 +82,11 @@ impl Azure {
     }
 
     fn doctor(&self, state: &Path, arguments: &[&str]) -> Output {
+        self.keybond(state, &[&["doctor"], arguments].concat())
+    }
+
+    fn keybond(&self, state: &Path, arguments: &[&str]) -> Output {
         Command::new(KEYBOND)
-            .arg("doctor")
             .args(arguments)
             .env("KEYBOND_TPM", "off")
             .env_remove("KEYBOND_MIN_STRENGTH")
@@ -441,19 +444,38 @@ fn story_15_settings_that_cannot_be_used_are_in_the_bundle() {
 }
 
 #[test]
-fn story_15_kept_certificates_are_named() {
+fn story_15_kept_certificates_are_named_and_kept_tokens_are_not() {
     let azure = Azure::start();
     let tpm = Swtpm::start().unwrap();
     let state = tpm.dir().join("keybond");
     let address = tpm.address();
+    for _ in 0..2 {
+        let got = azure.keybond(&state, &["token", RESOURCE, "--tpm", &address]);
+        assert_eq!(
+            got.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&got.stderr)
+        );
+    }
+    let counters = azure.admin(&[], "counters");
+    assert_eq!(counters["token"], 1, "the second one found it");
+    let token = kept_token(&state);
     let with_tpm = ["--tpm", &address, "--bundle", "-"];
     let tried = azure.doctor(&state, &[&with_tpm[..], &["--try", RESOURCE]].concat());
     let tried: Value = serde_json::from_slice(&tried.stdout).unwrap();
     assert_eq!(tried["key"]["store"], "tpm2", "{tried:#}");
+    let counters = azure.admin(&[], "counters");
+    assert_eq!(counters["token"], 2, "what was kept tries nothing");
+    let mut secrets = azure.secrets(&state);
+    for part in token.split('.') {
+        secrets.add("token", part);
+    }
+    secrets.assert_absent(&tried.to_string());
 
     let output = azure.doctor(&state, &with_tpm);
     let text = String::from_utf8(output.stdout).unwrap();
-    azure.secrets(&state).assert_absent(&text);
+    secrets.assert_absent(&text);
     let bundle: Value = serde_json::from_str(&text).unwrap();
     let kept = &bundle["certificates"][0];
     assert_eq!(kept["x5t#S256"], tried["way"]["token"]["x5t#S256"]);
@@ -463,6 +485,14 @@ fn story_15_kept_certificates_are_named() {
         tried["way"]["token"]["certificate_not_after"]
     );
     assert_eq!(bundle["certificates"].as_array().unwrap().len(), 1);
+}
+
+/// The token in the state directory.
+fn kept_token(state: &Path) -> String {
+    let mut files = fs::read_dir(state.join("tokens")).unwrap().flatten();
+    let record = files.find(|file| file.path().extension().is_some_and(|kind| kind == "json"));
+    let record: Value = serde_json::from_slice(&fs::read(record.unwrap().path()).unwrap()).unwrap();
+    record["access_token"].as_str().unwrap().to_owned()
 }
 
 #[test]

@@ -35,6 +35,7 @@ use crate::{
         cache::{Asked, TokenCache},
         resource_of,
         settle::RemedyState,
+        sharing::{self, SharedTokens},
     },
 };
 
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) bindings: BindingCache,
     pub(crate) tokens: TokenCache,
     pub(crate) certificates: Option<Arc<dyn CertificateStore>>,
+    pub(crate) shared_tokens: Option<SharedTokens>,
     pub(crate) watcher: obtain::KeyWatcher,
     pub(crate) surroundings: Surroundings,
     pub(crate) remedies: RemedyState,
@@ -214,6 +216,7 @@ impl Shared {
             tracing::warn!(target: "keybond", %key, "the key died: its certificate and tokens are given up");
         }
         keeping::drop_certificates_of(self, key).await;
+        sharing::discard_of_key(self, key).await;
     }
 
     /// Asked before every leg that goes to the network for a bound token, and read anew each time.

@@ -78,6 +78,7 @@ mod switch;
 mod telemetry;
 mod time;
 mod token;
+mod turn;
 
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub use bytes::Bytes;

@@ -141,6 +141,11 @@ pub(crate) fn remedy(remedy: &'static str, outcome: &'static str) {
     metrics::counter!(table::REMEDIES, "remedy" => remedy, "outcome" => outcome).increment(1);
 }
 
+/// What became of a token in files, or of the files.
+pub(crate) fn shared_token(outcome: &'static str) {
+    metrics::counter!(table::SHARED_TOKENS, "outcome" => outcome).increment(1);
+}
+
 /// A token that is bound to nothing was given in the place of a bound one.
 pub(crate) fn downgraded(reason: &Error) {
     metrics::counter!(table::DOWNGRADES, "reason" => reason.code()).increment(1);

@@ -2,13 +2,19 @@
 
 pub(crate) mod cache;
 pub(crate) mod claims;
+mod kept;
+mod record;
 pub(crate) mod remedy;
 pub(crate) mod request;
 pub(crate) mod settle;
+pub(crate) mod sharing;
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -53,6 +59,7 @@ struct Facts {
     resource: String,
     confirmed: bool,
     binding: Arc<Binding>,
+    refused: AtomicBool,
 }
 
 /// How a token is used.
@@ -139,6 +146,7 @@ impl AccessToken {
             resource,
             confirmed,
             binding,
+            refused: AtomicBool::new(false),
         }))
     }
 
@@ -165,6 +173,16 @@ impl AccessToken {
     /// Whether it may be handed out at this time.
     pub(crate) fn is_usable(&self, now: SystemTime) -> bool {
         self.facts.life.age(now) != Age::Over
+    }
+
+    /// When it was asked for, by this machine's clock.
+    pub(crate) fn obtained(&self) -> SystemTime {
+        self.facts.life.obtained
+    }
+
+    /// Takes note that a resource refused it; whether it is the first to do so.
+    pub(crate) fn is_first_refusal(&self) -> bool {
+        !self.facts.refused.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn bound_to(&self) -> &Arc<Binding> {

@@ -24,6 +24,7 @@ use serde_json::json;
 use support::{
     Bench, CLIENT, NOW, RESOURCE, TestEnv,
     azure::Service,
+    machine::Machine,
     server::{Asked, Handler, Reply, Server},
 };
 use tempfile::TempDir;
@@ -339,6 +340,38 @@ async fn emulated(secrets: &mut Secrets) {
     let _ = thief.token(RESOURCE).await;
 }
 
+/// Tokens in files: kept, found, and files in which the token stands where it does not belong.
+async fn files(secrets: &mut Secrets) {
+    let machine = Machine::new().await;
+    let token = machine.token().await;
+    secrets.add_jwt("kept token", token.secret());
+    machine.token().await;
+    assert_eq!(machine.bench.azure.count(Service::Token), 1, "it was found");
+    let record = || {
+        let mut files = machine.files_in("tokens");
+        files.retain(|file| file.extension().is_some_and(|kind| kind == "json"));
+        files.pop().unwrap()
+    };
+    let honest: serde_json::Value = serde_json::from_slice(&fs::read(record()).unwrap()).unwrap();
+    let members = honest.as_object().unwrap();
+    for name in members.keys().map(String::as_str).chain(["unknown"]) {
+        let mut changed = honest.clone();
+        changed[name] = token.secret().into();
+        fs::write(record(), changed.to_string()).unwrap();
+        machine.token().await;
+        let text = honest.to_string();
+        fs::write(record(), &text[..text.len() - 3]).unwrap();
+        machine.token().await;
+    }
+    let path = record();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    machine.token().await;
+    fs::remove_dir_all(machine.state().join("tokens")).unwrap();
+    fs::write(machine.state().join("tokens"), token.secret()).unwrap();
+    machine.token().await;
+}
+
 /// Every source of bearer tokens, honest and repeating its secret.
 async fn sources(secrets: &mut Secrets) {
     for (source, variables) in [
@@ -487,6 +520,7 @@ async fn no_secret_is_in_the_log_at_any_level() {
     let mut secrets = Secrets::default();
     scripted(&mut secrets).await;
     emulated(&mut secrets).await;
+    files(&mut secrets).await;
     sources(&mut secrets).await;
     settings(&mut secrets, &Bench::new().await);
 
@@ -505,6 +539,8 @@ async fn no_secret_is_in_the_log_at_any_level() {
         "outcome=\"ok\"",
         "outcome=\"token_type_mismatch\"",
         "status=400",
+        "a kept token is not used",
+        "tokens are not shared",
     ] {
         assert!(text.contains(told), "{told} is not told");
     }

@@ -19,7 +19,7 @@ use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
 };
-use support::{Bench, CLIENT, NOW, RESOURCE, azure::Service, server::Reply};
+use support::{Bench, CLIENT, NOW, RESOURCE, azure::Service, machine::Machine, server::Reply};
 
 /// The last value of each series; counters and histograms count.
 static SEEN: Mutex<BTreeMap<String, f64>> = Mutex::new(BTreeMap::new());
@@ -262,6 +262,15 @@ async fn a_way_and_its_failures_show_in_the_metrics() {
         value(&ways("Bearer", "AppService", "none", "Success", "none")),
         1.0
     );
+
+    // Two processes: one asks and keeps, the other finds.
+    let machine = Machine::new().await;
+    machine.token().await;
+    machine.token().await;
+    for outcome in ["kept", "adopted"] {
+        let series = format!("keybond_shared_tokens_total{{outcome={outcome}}}");
+        assert_eq!(value(&series), 1.0, "{outcome}");
+    }
 }
 
 /// Every metric that any crate tells by a literal is in the table.

@@ -41,7 +41,7 @@ use crate::{
     },
     leg::{Done, Leg},
     time,
-    token::{AccessToken, TokenType, claims::Demanded},
+    token::{AccessToken, TokenType, claims::Demanded, sharing},
 };
 
 /// Asks a resource to expect a bound token.
@@ -237,6 +237,9 @@ async fn attempts(
                 following.await?;
                 continue;
             }
+        }
+        if refusal.is_some() {
+            sharing::discard_refused(&client.shared, &token).await;
         }
         match response {
             Ok(response) => return Ok(response),

@@ -27,7 +27,7 @@ use crate::{
     random::{Random, SecureRandom},
     source::options::Surroundings,
     time::{Clock, SystemClock},
-    token::{cache::TokenCache, settle::RemedyState},
+    token::{cache::TokenCache, settle::RemedyState, sharing::SharedTokens},
 };
 
 /// Long enough for a metadata service that is being replaced (70 s) and for the legs after it.
@@ -66,6 +66,7 @@ pub struct ManagedIdentityBuilder {
     connections: Limits,
     on_leg: Option<OnLeg>,
     certificates: Option<Arc<dyn CertificateStore>>,
+    share_tokens: bool,
     imds_rate: Rate,
     pub(crate) surroundings: Surroundings,
     pub(crate) remedies: RemedyState,
@@ -92,6 +93,7 @@ impl Default for ManagedIdentityBuilder {
             connections: Limits::default(),
             on_leg: None,
             certificates: None,
+            share_tokens: true,
             imds_rate: IMDS_RATE,
             surroundings: Surroundings::default(),
             remedies: RemedyState::default(),
@@ -227,6 +229,15 @@ impl ManagedIdentityBuilder {
         self
     }
 
+    /// Whether bound tokens are kept in files below the state directory, so that the other processes of this user
+    /// need not ask for their own: if not said otherwise, they are, where the certificate is kept beyond the process
+    /// and its key is not in process memory. Whoever has such a file and not the key has nothing. Bearer tokens and
+    /// those with claims are never kept. `MSAL_MI_DISABLE_PERSISTENT_CERT_CACHE` turns this off, too.
+    pub fn share_tokens(mut self, share: bool) -> Self {
+        self.share_tokens = share;
+        self
+    }
+
     /// Finishes the configuration. Nothing is sent and no key is made before it is needed.
     ///
     /// # Errors
@@ -239,6 +250,9 @@ impl ManagedIdentityBuilder {
             let state = self.surroundings.switch.directory.as_ref()?;
             Some(Arc::new(DiskCertificates::new(state)))
         });
+        let shared_tokens = (self.surroundings.switch.directory.as_ref())
+            .filter(|_| self.share_tokens)
+            .map(SharedTokens::new);
         let endpoint = ImdsEndpoint::choose(self.imds_endpoint.as_deref(), &*self.environment)?;
         let shared = Shared {
             imds: Imds {
@@ -269,6 +283,7 @@ impl ManagedIdentityBuilder {
             bindings: BindingCache::new(),
             tokens: TokenCache::new(),
             certificates,
+            shared_tokens,
             watcher: KeyWatcher::default(),
             surroundings: self.surroundings,
             remedies: self.remedies,

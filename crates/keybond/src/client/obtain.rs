@@ -19,7 +19,8 @@ use crate::{
     token::{
         AccessToken,
         cache::{Asked, Slot},
-        settle,
+        settle::{self, Want},
+        sharing::Sharing,
     },
 };
 
@@ -43,19 +44,28 @@ pub(crate) async fn fetch_token(
         return Ok(token);
     }
     let way = shared.acquisition()?;
-    let fetched = Box::pin(bound_token(&shared, &way, &slot, refresh)).await;
+    let in_use = slot.usable(shared.clock.now(), &shared.bindings);
+    let sharing = Sharing::new(&shared, &way, slot.resource(), in_use.as_deref());
+    let fetched = Box::pin(bound_token(&shared, &way, &slot, refresh, &sharing)).await;
     telemetry::bound_ended(&shared, &way.tally, &fetched);
-    if let Err(error) = &fetched {
-        let jitter = random::jitter(&*shared.random);
-        slot.failed(shared.clock.now(), error, error.retry_after(), jitter);
-        if refresh {
-            tracing::warn!(
-                target: "keybond", resource = %slot.resource(), %error,
-                "a token could not be refreshed; the old one stays in use"
-            );
-        }
+    let error = match fetched {
+        Ok(token) => return Ok(token),
+        Err(error) => error,
+    };
+    let now = shared.clock.now();
+    let spare = if refresh { None } else { sharing.spare(now) };
+    if let Some(token) = &spare {
+        slot.put(now, token);
     }
-    fetched
+    let jitter = random::jitter(&*shared.random);
+    slot.failed(now, &error, error.retry_after(), jitter);
+    if refresh || spare.is_some() {
+        tracing::warn!(
+            target: "keybond", resource = %slot.resource(), %error,
+            "a token could not be refreshed; the old one stays in use"
+        );
+    }
+    spare.ok_or(error)
 }
 
 async fn bound_token(
@@ -63,13 +73,15 @@ async fn bound_token(
     way: &Acquisition,
     slot: &Slot,
     refresh: bool,
+    sharing: &Sharing<'_>,
 ) -> Result<Arc<AccessToken>, Error> {
     shared.check_switch(Leg::Token)?;
     let haste = if refresh { Haste::Later } else { Haste::Now };
-    let asked = settle::token(shared, way, slot.resource(), haste, None).await;
+    let want = Want::Shared(sharing);
+    let asked = settle::token(shared, way, slot.resource(), haste, want).await;
     let token = match asked {
         Err(failure) if anew::was_made_anew(shared, way, &failure).await => {
-            settle::token(shared, way, slot.resource(), haste, None).await?
+            settle::token(shared, way, slot.resource(), haste, want).await?
         }
         asked => asked?,
     };

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::keeping;
-use crate::{acquisition::Acquisition, client::Shared, error::Error, identity::Identity, leg::Leg};
+use crate::{
+    acquisition::Acquisition, client::Shared, error::Error, identity::Identity, leg::Leg,
+    token::sharing,
+};
 
 /// The token service does not know the client.
 const UNKNOWN_CLIENT: u64 = 700_016;
@@ -41,6 +44,7 @@ pub(crate) async fn was_made_anew(
     }
     tracing::warn!(target: "keybond", old, new, "the identity was made anew: its old certificate is given up");
     keeping::change_client_id(shared, &binding, new).await;
+    sharing::discard_of_certificate(shared, &binding).await;
     shared.bindings.refused(now, &binding);
     true
 }

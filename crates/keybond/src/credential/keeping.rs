@@ -1,13 +1,6 @@
 //! Certificates that were kept: looked for, checked again, and waited for while somebody else asks.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use keybond_keys::HeldKey;
 use tokio::time::Instant;
@@ -27,15 +20,8 @@ use crate::{
     leg::{Done, Leg},
     lifecycle::{self, Age},
     random, telemetry,
+    turn::{self, Attempt, PATIENCE, Questions},
 };
-
-/// How often somebody who waits looks whether the certificate or the turn is there.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const RAREST_LOOK: Duration = Duration::from_millis(250);
-
-/// How long an answer of the store is waited for. Files take milliseconds; a file server that went away never
-/// answers.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One run's view of the store.
 pub(super) struct Keeping<'a> {
@@ -45,19 +31,13 @@ pub(super) struct Keeping<'a> {
     key: &'a Arc<HeldKey>,
     store: Arc<dyn CertificateStore>,
     source: &'a str,
-    /// The store did not answer, and is not asked again.
-    silent: AtomicBool,
-    /// Until when somebody else's turn is waited for: a holder that was stopped never gives it back.
+    questions: Questions,
+    /// Until when somebody else's turn is waited for.
     wait_until: Instant,
 }
 
 /// Whose turn it is to ask for a certificate.
-pub(super) enum Turn {
-    /// Nobody's: this one serves the purpose.
-    Served(Arc<Binding>),
-    /// Ours, for as long as this is held. Without a lock nobody else is kept from asking, too.
-    Mine(Option<MintLock>),
-}
+pub(super) type Turn = turn::Turn<Arc<Binding>, MintLock>;
 
 impl<'a> Keeping<'a> {
     /// The store, if certificates of this key are kept at all.
@@ -80,8 +60,8 @@ impl<'a> Keeping<'a> {
             key,
             store,
             source: shared.imds.endpoint.as_str(),
-            silent: AtomicBool::new(false),
-            wait_until: half_way(Instant::now(), way.deadline.at),
+            questions: Questions::until(way.deadline.at),
+            wait_until: turn::half_way(way.deadline.at),
         })
     }
 
@@ -111,35 +91,19 @@ impl<'a> Keeping<'a> {
     async fn wait(&self, named: &Identity) -> Turn {
         let attested = self.shared.attestation.is_some();
         let lock = store::lock_name(self.source, named, attested, self.key.id());
-        let mut pause = FIRST_LOOK;
-        loop {
-            if let Some(binding) = self.look(named).await {
-                return Turn::Served(binding);
-            }
+        let try_lock = || async {
             let name = lock.clone();
-            let locked = match self.ask(move |store| store.try_lock(&name)).await {
-                Some(Ok(locked)) => locked,
+            match self.ask(move |store| store.try_lock(&name)).await {
+                Some(Ok(Some(lock))) => Attempt::Taken(lock),
+                Some(Ok(None)) => Attempt::Elsewhere,
                 Some(Err(error)) => {
                     tracing::warn!(target: "keybond", %error, "no lock: others may ask for the same certificate");
-                    return Turn::Mine(None);
+                    Attempt::Unavailable
                 }
-                None => return Turn::Mine(None),
-            };
-            if let Some(lock) = locked {
-                // Between the look and the lock somebody may have finished.
-                return match self.look(named).await {
-                    Some(binding) => Turn::Served(binding),
-                    None => Turn::Mine(Some(lock)),
-                };
+                None => Attempt::Unavailable,
             }
-            let left = self.wait_until.duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::warn!(target: "keybond", "whoever asks for the same certificate takes too long");
-                return Turn::Mine(None);
-            }
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(RAREST_LOOK);
-        }
+        };
+        turn::take(self.wait_until, || self.look(named), try_lock).await
     }
 
     /// The identity's client id, if it is known by now.
@@ -265,33 +229,27 @@ impl<'a> Keeping<'a> {
         }
     }
 
-    /// Asks the store on a thread that may block; `None` if there is no answer in time. It is not asked again
-    /// then: each question would cost as long, and a thread.
+    /// Asks the store on a thread that may block; `None` if there is no answer in time.
     async fn ask<T, F>(&self, question: F) -> Option<T>
     where
         T: Send + 'static,
         F: FnOnce(&dyn CertificateStore) -> T + Send + 'static,
     {
-        if self.silent.load(Ordering::Relaxed) {
-            return None;
-        }
         let store = Arc::clone(&self.store);
-        let answer = tokio::task::spawn_blocking(move || question(&*store));
-        let until = self.way.deadline.at.min(Instant::now() + PATIENCE);
-        match tokio::time::timeout_at(until, answer).await {
-            Ok(Ok(answer)) => Some(answer),
-            Ok(Err(_)) | Err(_) => {
-                self.silent.store(true, Ordering::Relaxed);
-                tracing::warn!(target: "keybond", place = %self.store.describe(), "the certificate store does not answer");
-                None
-            }
-        }
+        let silence = || {
+            tracing::warn!(target: "keybond", place = %self.store.describe(), "the certificate store does not answer");
+        };
+        self.questions.ask(move || question(&*store), silence).await
     }
 }
 
-/// The moment in the middle between two; the first if the second is over.
-fn half_way(now: Instant, end: Instant) -> Instant {
-    now + end.duration_since(now) / 2
+/// Whether certificates of this key are kept where they are there after the process.
+pub(crate) fn is_kept_beyond_process(shared: &Shared, key: &HeldKey) -> bool {
+    shared.certificates.as_ref().is_some_and(|store| {
+        store.outlives_process()
+            && store.takes(key)
+            && !environment::is_on(&*shared.environment, DISABLE_CERTIFICATE_CACHE)
+    })
 }
 
 /// The file in which this binding's certificate is kept, if it is kept in one.

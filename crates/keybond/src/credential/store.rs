@@ -16,9 +16,10 @@ mod msal_tests;
 #[cfg(windows)]
 mod my;
 mod record;
-mod seal;
+pub(crate) mod seal;
 
 pub use disk::DiskCertificates;
+pub(crate) use disk::{is_left_behind, set_aside};
 pub use memory::MemoryCertificates;
 #[cfg(windows)]
 pub use msal::MsalCertificates;
@@ -169,7 +170,7 @@ pub fn identity_name(source: &str, identity: &Identity) -> String {
 }
 
 /// The first half of the SHA-256 of the parts, each followed by a zero byte, which none contains.
-fn hash(parts: &[&str]) -> String {
+pub(crate) fn hash(parts: &[&str]) -> String {
     let mut context = Context::new(&SHA256);
     for part in parts {
         context.update(part.as_bytes());

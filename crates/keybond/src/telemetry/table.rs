@@ -13,6 +13,7 @@ pub(super) const TOKEN_REMAINING: &str = "keybond_token_remaining_seconds";
 pub(super) const TOKEN_EXPIRES: &str = "keybond_token_expires_seconds";
 pub(super) const NEW_CERTIFICATES: &str = "keybond_new_certificates_total";
 pub(super) const REMEDIES: &str = "keybond_remedies_total";
+pub(super) const SHARED_TOKENS: &str = "keybond_shared_tokens_total";
 pub(super) const DOWNGRADES: &str = "keybond_downgrades_total";
 
 /// What kind of metric it is.
@@ -108,7 +109,7 @@ const fn metric(
     }
 }
 
-const TABLE: [Metric; 16] = {
+const TABLE: [Metric; 17] = {
     use MetricKind::{Counter, Gauge, Histogram};
     [
         metric(
@@ -173,6 +174,12 @@ const TABLE: [Metric; 16] = {
             Counter,
             &["remedy", "outcome"],
             "What was done about refusals of the token service: `new_certificate` (`cured`, `failed`) and `prove_key` (`alive`, `replaced`, `unproven`).",
+        ),
+        metric(
+            SHARED_TOKENS,
+            Counter,
+            &["outcome"],
+            "Bound tokens in files, by what was done: `adopted` from another process without asking, `kept` for others, `set_aside` because the file made no sense, `trouble` where the files could not be used.",
         ),
         metric(
             DOWNGRADES,

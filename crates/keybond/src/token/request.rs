@@ -34,6 +34,29 @@ const LONGEST_LIFE: u64 = 31 * 24 * 60 * 60;
 /// What is waited after a 429 that does not say how long, as MSAL does.
 const UNSAID: Duration = Duration::from_secs(60);
 
+/// A token as it came, with what the service said of its time.
+pub(crate) struct Arrived {
+    pub(crate) token: Arc<AccessToken>,
+    pub(crate) granted: Granted,
+}
+
+/// Whether tokens of this binding may be asked for where its certificate says: the environment may have changed
+/// since it was issued.
+pub(crate) fn check_host(
+    shared: &Shared,
+    way: &Acquisition,
+    binding: &Binding,
+) -> Result<(), Error> {
+    let at = At::new(Leg::Token, &way.id);
+    let allowed = shared.sts_hosts.check(
+        &at,
+        "mtls_authentication_endpoint",
+        binding.token_endpoint(),
+        &*shared.environment,
+    );
+    allowed.map(drop)
+}
+
 /// Asks for a token for `resource`, bound to `binding`.
 pub(crate) async fn request(
     shared: &Shared,
@@ -41,15 +64,9 @@ pub(crate) async fn request(
     binding: &Arc<Binding>,
     resource: &str,
     claims: Option<&Demanded>,
-) -> Result<Done<Arc<AccessToken>>, Error> {
+) -> Result<Done<Arrived>, Error> {
     let at = At::new(Leg::Token, &way.id);
-    // The environment may have changed since the certificate was issued.
-    shared.sts_hosts.check(
-        &at,
-        "mtls_authentication_endpoint",
-        binding.token_endpoint(),
-        &*shared.environment,
-    )?;
+    check_host(shared, way, binding)?;
     let claims = claims::merge(claims, &shared.remedies.client_capabilities);
     let ask = ask(binding, resource, claims.as_deref(), &way.id)?;
     let asked_at = shared.clock.now();
@@ -67,22 +84,18 @@ pub(crate) async fn request(
         return Err(answer.refusal(at, &ask).after_waiting(wait));
     }
     let jitter = random::jitter(&*shared.random);
-    let token = read(&answer, &at, binding, resource, asked_at, jitter)?;
-    let life = token
-        .expires_on()
-        .duration_since(asked_at)
-        .unwrap_or_default();
+    let arrived = read(&answer, &at, binding, resource, asked_at, jitter)?;
     let outcome = format!(
         "mtls_pop for {resource}, {} s, {}",
-        life.as_secs(),
-        if token.is_confirmed() {
+        arrived.granted.expires_in.as_secs(),
+        if arrived.token.is_confirmed() {
             "bound to the certificate"
         } else {
             "opaque: it does not show what it is bound to"
         }
     );
     Ok(Done {
-        value: Arc::new(token),
+        value: arrived,
         outcome,
         tls: answer.tls,
     })
@@ -152,7 +165,7 @@ fn read(
     resource: &str,
     asked_at: SystemTime,
     jitter: f64,
-) -> Result<AccessToken, Error> {
+) -> Result<Arrived, Error> {
     const SANE: &str = "a number of seconds from 1 to a month";
     let object = Object::parse(&answer.body, at)?;
     let expected = TokenType::MtlsPop.name();
@@ -161,13 +174,13 @@ fn read(
         return Err(at.mismatch("token_type", expected, token_type));
     }
     let secret = object.text("access_token")?;
-    if !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if !is_printable(secret) {
         return Err(object.unexpected("access_token", "a token of printable characters"));
     }
     let life = object
         .seconds("expires_in")?
         .ok_or_else(|| object.unexpected("expires_in", SANE))?;
-    if !(1..=LONGEST_LIFE).contains(&life) {
+    if !is_sane_life(life) {
         return Err(object.unexpected("expires_in", SANE));
     }
     let granted = Granted {
@@ -176,44 +189,77 @@ fn read(
         refresh_in: object.seconds("refresh_in")?.map(Duration::from_secs),
     };
     let confirmed = check_confirmation(secret, binding.x5t_s256(), at)?;
-    Ok(AccessToken::new(
+    let token = AccessToken::new(
         secret.to_owned(),
         asked_at + granted.expires_in,
         lifecycle::token::life(granted, binding.life(), jitter),
         resource.to_owned(),
         confirmed,
         Arc::clone(binding),
-    ))
+    );
+    Ok(Arrived {
+        token: Arc::new(token),
+        granted,
+    })
 }
 
-/// Holds the token's own statement (RFC 8705 §3.1) against the certificate. A token that is not a readable
-/// JWT says nothing (`false`); a readable one must name exactly this certificate.
+/// Whether it can stand in a header.
+pub(crate) fn is_printable(secret: &str) -> bool {
+    !secret.is_empty() && secret.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether a token may live so many seconds.
+pub(crate) fn is_sane_life(seconds: u64) -> bool {
+    (1..=LONGEST_LIFE).contains(&seconds)
+}
+
+/// What a token states of the certificate to which it is bound (RFC 8705 §3.1).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// This one.
+    Stated,
+    /// It is not a readable JWT, and says nothing.
+    Unreadable,
+    /// Another one, or, although it is readable, none.
+    Another(Option<String>),
+}
+
+/// Holds the token's own statement against the certificate: `false` if it makes none that can be read.
 fn check_confirmation(token: &str, x5t_s256: &str, at: &At) -> Result<bool, Error> {
-    let mut parts = token.split('.');
-    let (Some(_), Some(payload), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Ok(false);
-    };
-    let Ok(payload) = BASE64_URL_SAFE_NO_PAD.decode(payload) else {
-        return Ok(false);
-    };
-    let Ok(Value::Object(claims)) = serde_json::from_slice(&payload) else {
-        return Ok(false);
-    };
-    let stated = claims
-        .get("cnf")
-        .and_then(|cnf| cnf.get("x5t#S256"))
-        .and_then(Value::as_str);
-    match stated {
-        Some(stated) if stated == x5t_s256 => Ok(true),
-        stated => Err(at.mismatch(
+    match confirmation(token, x5t_s256) {
+        Confirmation::Stated => Ok(true),
+        Confirmation::Unreadable => Ok(false),
+        Confirmation::Another(stated) => Err(at.mismatch(
             "access_token cnf.x5t#S256",
             x5t_s256,
             stated.map_or("missing".into(), |stated| {
                 stated.escape_debug().take(64).collect::<String>()
             }),
         )),
+    }
+}
+
+/// What the token says of its certificate. A readable JWT must name exactly this one.
+pub(crate) fn confirmation(token: &str, x5t_s256: &str) -> Confirmation {
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Confirmation::Unreadable;
+    };
+    let Ok(payload) = BASE64_URL_SAFE_NO_PAD.decode(payload) else {
+        return Confirmation::Unreadable;
+    };
+    let Ok(Value::Object(claims)) = serde_json::from_slice(&payload) else {
+        return Confirmation::Unreadable;
+    };
+    let stated = claims
+        .get("cnf")
+        .and_then(|cnf| cnf.get("x5t#S256"))
+        .and_then(Value::as_str);
+    match stated {
+        Some(stated) if stated == x5t_s256 => Confirmation::Stated,
+        stated => Confirmation::Another(stated.map(str::to_owned)),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     claims::Demanded,
     remedy::{Allowance, Finding, KeyVerdict, Remedies, RemedyPolicy, Step},
     request, resource_of,
+    sharing::{self, Sharing},
 };
 use crate::{
     acquisition::Acquisition,
@@ -179,6 +180,8 @@ async fn answer_challenge(
             Some(binding) => binding,
             None => obtain::binding(&shared, Some(&way), Haste::Now).await?,
         };
+        // If it was revoked, none of its tokens is good any more.
+        sharing::discard_of_certificate(&shared, &challenged).await;
         let newer = shared.bindings.current_version() > challenged.version();
         let why = Mint::Challenged(Arc::clone(&challenged));
         if !newer && !new_certificate(&shared, &way, &challenged, &why, "claims").await? {
@@ -187,7 +190,8 @@ async fn answer_challenge(
                 "claims challenges have used up the new certificates; the one in use stays"
             );
         }
-        token(&shared, &way, &resource, Haste::Now, Some(&demanded)).await
+        let want = Want::Claims(&demanded);
+        token(&shared, &way, &resource, Haste::Now, want).await
     };
     let answered = Box::pin(answered).await;
     telemetry::bound_ended(&shared, &way.tally, &answered);
@@ -202,19 +206,35 @@ async fn answer_challenge(
     answered
 }
 
+/// What token is wanted.
+#[derive(Clone, Copy)]
+pub(crate) enum Want<'a> {
+    /// One that another process got will do.
+    Shared(&'a Sharing<'a>),
+    /// One with these claims, for this client alone.
+    Claims(&'a Demanded),
+}
+
 /// Asks for a token, and does what the remedy machine says about every failure.
 pub(crate) async fn token(
     shared: &Arc<Shared>,
     way: &Acquisition,
     resource: &str,
     haste: Haste,
-    claims: Option<&Demanded>,
+    want: Want<'_>,
 ) -> Result<Arc<AccessToken>, Error> {
     let mut remedies = Remedies::new(shared.remedies.policy);
     loop {
         let binding = obtain::binding(shared, Some(way), haste).await?;
-        let asking = request::request(shared, way, &binding, resource, claims);
-        let failure = match way.leg(Leg::Token, asking).await {
+        let asked = match want {
+            Want::Shared(sharing) => sharing.token(&binding).await,
+            Want::Claims(claims) => {
+                let asking = request::request(shared, way, &binding, resource, Some(claims));
+                let arrived = way.leg(Leg::Token, asking).await;
+                arrived.map(|arrived| arrived.token)
+            }
+        };
+        let failure = match asked {
             Ok(token) => {
                 // A renewal in the meantime gave this certificate up: the next round uses the new one.
                 if shared.bindings.is_retired(binding.version()) {
@@ -254,6 +274,7 @@ async fn replace(
     after: Duration,
     failure: &Error,
 ) -> Result<bool, Error> {
+    sharing::discard_of_certificate(shared, refused).await;
     // Another resource's refusal of the same certificate may have brought a new one already.
     if shared.bindings.current_version() > refused.version() {
         return Ok(true);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
 pub mod azure;
+pub mod machine;
 pub mod server;
 pub mod tls;
 
@@ -33,6 +34,10 @@ pub struct TestClock(Mutex<SystemTime>);
 impl TestClock {
     pub fn advance(&self, by: Duration) {
         *self.0.lock().unwrap() += by;
+    }
+
+    pub fn set_back(&self, by: Duration) {
+        *self.0.lock().unwrap() -= by;
     }
 }
 

@@ -97,6 +97,18 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// The same answer with one text in its JSON changed.
+    pub fn map_member(self, name: &str, change: impl FnOnce(&str) -> serde_json::Value) -> Self {
+        let Self::Whole { body, .. } = &self else {
+            return self;
+        };
+        let json: serde_json::Value = serde_json::from_slice(body).unwrap();
+        let changed = change(json[name].as_str().unwrap());
+        self.with_member(name, changed)
+    }
+}
+
 pub type Handler = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
 
 pub struct Server {

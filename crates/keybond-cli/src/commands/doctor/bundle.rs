@@ -156,7 +156,9 @@ async fn go(args: &DoctorArgs, provider: &KeyProvider, resource: &str) -> Value 
     let legs = Legs::default();
     let ended = async {
         let builder = session::builder(&args.client, provider.clone());
-        let client = builder.await?.on_leg(legs.listener()).build()?;
+        let builder = builder.await?.on_leg(legs.listener());
+        // The token service is to be asked, whatever another process got of it.
+        let client = builder.share_tokens(false).build()?;
         Ok::<_, Failure>(client.token(resource).await?)
     };
     let ended = ended.await;

@@ -67,7 +67,8 @@ impl DiskCertificates {
         names.sort();
         let read = |name: &String| match folder.read(name) {
             Ok(Some(content)) => {
-                let read = seal::open(content).and_then(|content| Record::parse(&content));
+                let read = seal::open(content, seal::CERTIFICATE)
+                    .and_then(|content| Record::parse(&content));
                 read.map_err(|cause| format!("{name}: {cause}"))
             }
             Ok(None) => Err(format!("{name}: it is gone")),
@@ -96,7 +97,7 @@ impl DiskCertificates {
         if let Err(error @ StateError::Io { .. }) = folder.read(&json_file) {
             return Err(error.to_string());
         }
-        let json = seal::seal(Record::new(slot, certificate).to_json()?)?;
+        let json = seal::seal(Record::new(slot, certificate).to_json()?, seal::CERTIFICATE)?;
         folder
             .write(&pem_file, pem(&certificate.chain).as_bytes())
             .and_then(|()| folder.write(&json_file, &json))
@@ -129,7 +130,7 @@ impl CertificateStore for DiskCertificates {
                 return StoreAnswer::Foreign { detail, set_aside };
             }
         };
-        let read = seal::open(content)
+        let read = seal::open(content, seal::CERTIFICATE)
             .and_then(|content| Record::parse(&content))
             .map_err(Wrong::Corrupt)
             .and_then(|record| record.certificate(slot));
@@ -200,7 +201,7 @@ impl CertificateStore for DiskCertificates {
                 return Err(failed(error.to_string()));
             }
         };
-        let read = seal::open(content)
+        let read = seal::open(content, seal::CERTIFICATE)
             .and_then(|content| NameRecord::client_id(&content, source, &identity.to_string()));
         match read {
             Ok(client_id) => Ok(Some(client_id)),
@@ -230,7 +231,7 @@ impl CertificateStore for DiskCertificates {
             |cause: String| CertificateStoreError::new("a client id cannot be kept", cause);
         let json = NameRecord::new(source, identity.to_string(), client_id)
             .to_json()
-            .and_then(seal::seal)
+            .and_then(|json| seal::seal(json, seal::CERTIFICATE))
             .map_err(failed)?;
         self.folder()
             .and_then(|folder| folder.write(&name_file(source, identity), &json))
@@ -267,7 +268,7 @@ fn name_file(source: &str, identity: &Identity) -> String {
 }
 
 /// Out of the way, with a warning of the state directory's own; where it cannot be moved it stays.
-fn set_aside(folder: &StateDir, file: &str, why: &str) -> Option<PathBuf> {
+pub(crate) fn set_aside(folder: &StateDir, file: &str, why: &str) -> Option<PathBuf> {
     // Dates the name of the file alone.
     match folder.set_aside(file, why, SystemTime::now()) {
         Ok(path) => path,
@@ -288,25 +289,31 @@ fn sweep(folder: &StateDir, now: SystemTime) {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if age.is_some_and(|age| age > LEFT_BEHIND) {
-                let _ = folder.remove(&name);
-            }
+        if is_left_behind(&name, &entry) {
+            let _ = folder.remove(&name);
         } else if is_certificate(&name)
             && let Some(slot) = name.strip_suffix(".json")
             && let Ok(Some(content)) = folder.read(&name)
-            && let Ok(record) = seal::open(content).and_then(|content| Record::parse(&content))
+            && let Ok(record) =
+                seal::open(content, seal::CERTIFICATE).and_then(|content| Record::parse(&content))
             && record.not_after() <= now
         {
             let _ = folder.remove(&name);
             let _ = folder.remove(&format!("{slot}.pem"));
         }
     }
+}
+
+/// Whether a file was left half-written by a process that was killed.
+pub(crate) fn is_left_behind(name: &str, entry: &fs::DirEntry) -> bool {
+    let temporary = name.starts_with('.') && name.ends_with(".tmp");
+    temporary
+        && entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+            .and_then(|modified| SystemTime::now().duration_since(modified).ok())
+            .is_some_and(|age| age > LEFT_BEHIND)
 }
 
 /// Certificates in PEM (RFC 7468).
@@ -394,9 +401,15 @@ mod tests {
         let (slot, certificate) = kept_one(&state).await;
         let file = dir.path().join("state/certs").join(files(&slot).0);
         let seconds = (1_u64 << 33).to_string();
-        let text = String::from_utf8(seal::open(fs::read(&file).unwrap()).unwrap()).unwrap();
+        let text =
+            String::from_utf8(seal::open(fs::read(&file).unwrap(), seal::CERTIFICATE).unwrap())
+                .unwrap();
         let changed = text.replace(&seconds, &u64::MAX.to_string());
-        fs::write(&file, seal::seal(changed.into_bytes()).unwrap()).unwrap();
+        fs::write(
+            &file,
+            seal::seal(changed.into_bytes(), seal::CERTIFICATE).unwrap(),
+        )
+        .unwrap();
         let found = state.find(&slot);
         assert!(
             matches!(&found, StoreAnswer::Corrupt { detail, .. } if detail.starts_with("not_after: ")),
