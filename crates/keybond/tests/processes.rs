@@ -1,10 +1,11 @@
-//! Several processes and one state directory: one certificate, and a valid state whoever is killed when.
+//! Several processes and one state directory: one certificate and one token of each kind for all of them, and a valid
+//! state whoever is killed when.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -21,7 +22,7 @@ use keybond::{
     keys::{KeyProvider, StateDir},
     tls::TrustRoots,
 };
-use keybond_emulator::{Emulator, Fault, FaultKind, Leg};
+use keybond_emulator::{Counters, Emulator, Fault, FaultKind, Leg};
 use keybond_testkit::stores::FileStore;
 use serde_json::Value;
 use x509_cert::{Certificate, der::DecodePem as _};
@@ -30,6 +31,11 @@ const HOME: &str = "KEYBOND_TEST_HOME";
 const ROLE: &str = "KEYBOND_TEST_ROLE";
 const WHO: &str = "KEYBOND_TEST_CLIENT_ID";
 const RESOURCE: &str = "https://vault.azure.net";
+const OTHER: &str = "https://storage.azure.com";
+
+/// The rate towards the metadata service that is not set here: so many at once, and so many a second.
+const IMDS_BURST: u64 = 5;
+const IMDS_PER_SECOND: u64 = 5;
 
 /// Not a test of its own: what the child processes of the tests below do.
 #[test]
@@ -48,41 +54,79 @@ fn child() {
             .add_pem(fs::read(home.join("ca.pem")).unwrap())
             .unwrap();
         let tls = keybond::tls::default_connector(&roots).unwrap();
-        let client = || {
+        let keys = || {
             let keys = StateDir::open(home.join("keys")).unwrap();
-            let keys = KeyProvider::builder()
+            KeyProvider::builder()
                 .store(FileStore::new(keys))
                 .state_dir(StateDir::open(home.join("state")).unwrap())
-                .build();
+                .build()
+        };
+        let client = |keys: KeyProvider, id: Option<&str>| {
             let mut builder = ManagedIdentity::builder()
                 .key_provider(keys)
                 .tls(Arc::clone(&tls))
                 .state_directory(home.join("state"))
                 .deadline(Duration::from_secs(120));
-            if let Ok(id) = env::var(WHO) {
-                builder = builder.identity(Identity::client_id(&id).unwrap());
+            if let Some(id) = id {
+                builder = builder.identity(Identity::client_id(id).unwrap());
             }
             builder.build().unwrap()
         };
         match &*role {
             "writer" => loop {
-                // A process that starts, reads what is there, and leaves a new certificate.
-                let client = client();
-                client.credential().await.unwrap();
+                // A process that starts, reads what is there, and leaves a new certificate and a token of it.
+                let client = client(keys(), None);
+                client.token(RESOURCE).await.unwrap();
                 client.renew().await.unwrap();
+                client.token(RESOURCE).await.unwrap();
             },
-            _ => {
+            "worker" => {
+                let keys = keys();
+                let clients = identities().map(|id| client(keys.clone(), id.as_deref()));
+                tell("ready", "");
+                // Everybody begins at once: when the parent lets go.
+                std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
                 let began = Instant::now();
-                let client = client();
-                let binding = client.credential().await.unwrap();
-                println!("waited {}", began.elapsed().as_millis());
-                if role == "caller" {
-                    client.token(RESOURCE).await.unwrap();
+                let asking: Vec<_> = clients
+                    .into_iter()
+                    .flat_map(|client| [RESOURCE, OTHER].map(|resource| (client.clone(), resource)))
+                    .map(|(client, resource)| {
+                        tokio::spawn(async move {
+                            let token = client.token(resource).await.unwrap();
+                            (token, began.elapsed().as_millis())
+                        })
+                    })
+                    .collect();
+                for asked in asking {
+                    let (token, waited) = asked.await.unwrap();
+                    tell("certificate", token.binding().unwrap().x5t_s256());
+                    tell("token", &hash(token.secret()));
+                    tell("waited", &waited.to_string());
                 }
-                println!("certificate {}", binding.x5t_s256());
+            }
+            _ => {
+                let id = env::var(WHO).ok();
+                let client = client(keys(), id.as_deref());
+                let binding = client.credential().await.unwrap();
+                client.token(RESOURCE).await.unwrap();
+                tell("certificate", binding.x5t_s256());
             }
         }
     });
+}
+
+/// One line for the parent.
+fn tell(name: &str, value: &str) {
+    println!("\n{name} {value}");
+}
+
+fn hash(text: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, text.as_bytes()))
+}
+
+/// The client ids of the machine's identities; its own has no need of one.
+fn identities() -> [Option<String>; 3] {
+    [None, Some(id(2)), Some(id(3))]
 }
 
 /// A machine: Azure on loopback and a directory that all processes share.
@@ -119,6 +163,7 @@ impl Machine {
             .envs(self.azure.env())
             .env(HOME, self.home.path())
             .env(ROLE, role)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
         if let Some(id) = client_id {
@@ -127,8 +172,8 @@ impl Machine {
         command.spawn().unwrap()
     }
 
-    fn certs(&self) -> PathBuf {
-        self.home.path().join("state/certs")
+    fn state(&self) -> PathBuf {
+        self.home.path().join("state")
     }
 }
 
@@ -143,9 +188,9 @@ fn said(child: Child) -> Vec<(String, String)> {
     lines
         .map_while(Result::ok)
         .filter_map(|line| {
-            let at = line.find("waited ").or_else(|| line.find("certificate "))?;
-            let (name, value) = line[at..].split_once(' ')?;
-            Some((name.to_owned(), value.to_owned()))
+            let (name, value) = line.split_once(' ')?;
+            let known = ["certificate", "token", "waited"].contains(&name);
+            known.then(|| (name.to_owned(), value.to_owned()))
         })
         .collect()
 }
@@ -163,38 +208,54 @@ fn number(variable: &str, otherwise: usize) -> usize {
         .unwrap_or(otherwise)
 }
 
-/// Every record says what its certificate says; no file was ever set aside; PEM files are whole.
-fn assert_valid(certs: &Path) -> usize {
-    let mut records = 0;
-    let Ok(entries) = fs::read_dir(certs) else {
-        return 0;
-    };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let name = entry.file_name().into_string().unwrap();
-        // Names may vanish while others write.
-        let Ok(content) = fs::read(&path) else {
-            continue;
-        };
-        if name.starts_with('.') || name.ends_with(".lock") {
-            continue;
-        }
-        let text = String::from_utf8(content).unwrap();
+/// Every record says what its certificate or its token says; no file was ever set aside; PEM files are whole. The
+/// answer is how many certificates and how many tokens there are.
+fn assert_valid(state: &Path) -> (usize, usize) {
+    let mut certificates = 0;
+    for (name, text) in files(&state.join("certs")) {
         if name.ends_with(".pem") {
             Certificate::from_pem(&text).unwrap();
-        } else if name.ends_with(".name.json") {
-            let record: Value = serde_json::from_str(&text).unwrap();
-            assert_eq!(record["client_id"], id(1));
-        } else {
-            assert!(name.ends_with(".json"), "{name} was set aside");
-            let record: Value = serde_json::from_str(&text).unwrap();
-            let leaf = record["chain"][0].as_str().unwrap();
-            let hash = digest(&SHA256, &BASE64_STANDARD.decode(leaf).unwrap());
-            assert_eq!(record["x5t#S256"], BASE64_URL_SAFE_NO_PAD.encode(hash));
-            records += 1;
+            continue;
         }
+        assert!(name.ends_with(".json"), "{name} was set aside");
+        let record: Value = serde_json::from_str(&text).unwrap();
+        if name.ends_with(".name.json") {
+            assert_eq!(record["client_id"], id(1));
+            continue;
+        }
+        let leaf = record["chain"][0].as_str().unwrap();
+        let hash = digest(&SHA256, &BASE64_STANDARD.decode(leaf).unwrap());
+        assert_eq!(record["x5t#S256"], BASE64_URL_SAFE_NO_PAD.encode(hash));
+        certificates += 1;
     }
-    records
+    let mut tokens = 0;
+    for (name, text) in files(&state.join("tokens")) {
+        assert!(name.ends_with(".json"), "{name} was set aside");
+        let record: Value = serde_json::from_str(&text).unwrap();
+        let token = record["access_token"].as_str().unwrap();
+        let parts: Vec<_> = token.split('.').collect();
+        assert_eq!(parts.len(), 3, "{name}");
+        let claims = BASE64_URL_SAFE_NO_PAD.decode(parts[1]).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        assert_eq!(claims["cnf"]["x5t#S256"], record["x5t#S256"], "{name}");
+        assert_eq!(claims["aud"], record["resource"], "{name}");
+        tokens += 1;
+    }
+    (certificates, tokens)
+}
+
+/// The finished files of a folder that may be written at the same time.
+fn files(folder: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            // Names may vanish while others write.
+            let content = fs::read_to_string(entry.path()).ok()?;
+            let finished = !name.starts_with('.') && !name.ends_with(".lock");
+            finished.then_some((name, content))
+        })
+        .collect()
 }
 
 /// A generator that gives the same numbers for the same seed.
@@ -226,7 +287,7 @@ fn killed_at_any_instant_the_state_is_valid() {
         );
         killed.kill().unwrap();
         killed.wait().unwrap();
-        records = assert_valid(&machine.certs());
+        records = assert_valid(&machine.state()).0;
         if kill % 10 == 9 {
             // Whatever was left behind, the next process gets a token in time.
             let began = Instant::now();
@@ -242,63 +303,88 @@ fn killed_at_any_instant_the_state_is_valid() {
         writer.kill().unwrap();
         writer.wait().unwrap();
     }
-    assert_eq!(assert_valid(&machine.certs()), 1);
-    assert_eq!(records, 1);
-    let issued = machine.azure.counters().issue;
-    println!("{kills} kills of 8 processes, {issued} certificates issued, 1 record, valid");
-    assert!(issued > 8, "the writers wrote");
+    let (certificates, tokens) = assert_valid(&machine.state());
+    assert_eq!((records, certificates), (1, 1));
+    let counters = machine.azure.counters();
+    let (issued, asked) = (counters.issue, counters.token);
+    println!(
+        "{kills} kills of 8 processes, {issued} certificates issued and {asked} tokens, \
+         {certificates} certificate and {tokens} tokens kept, valid"
+    );
+    assert!(issued > 8 && asked > 8, "the writers wrote");
+    assert!(tokens >= 1);
+    // What gives way goes: of 8 writers each may have left one on its way.
+    assert!(tokens <= 9, "{tokens} tokens of one resource");
     machine.runtime.block_on(machine.azure.shutdown());
 }
 
+/// Processes that know nothing and begin at once, each with three identities and two resources.
 #[test]
-fn many_cold_processes_ask_for_one_certificate_of_each_identity() {
-    let workers = number("KEYBOND_WORKERS", 12);
+fn many_cold_processes_ask_once_for_each_certificate_and_each_token() {
+    let workers = number("KEYBOND_WORKERS", 200);
     let machine = Machine::new();
-    let ids = [None, Some(id(2)), Some(id(3))];
-    let children: Vec<_> = (0..workers)
-        .flat_map(|_| ids.iter())
-        .map(|id| machine.spawn("caller", id.as_deref()))
+    let mut children: Vec<_> = (0..workers)
+        .map(|_| machine.spawn("worker", None))
         .collect();
-    let mut certificates = Vec::new();
-    let mut waits: Vec<u128> = Vec::new();
+    for child in &mut children {
+        let mut line = String::new();
+        let mut told = BufReader::with_capacity(1, child.stdout.as_mut().unwrap());
+        while line.trim() != "ready" {
+            line.clear();
+            assert_ne!(told.read_line(&mut line).unwrap(), 0, "a worker ended");
+        }
+    }
+    let began = Instant::now();
+    for child in &mut children {
+        drop(child.stdin.take());
+    }
+    let (mut certificates, mut tokens, mut waits) = (Vec::new(), Vec::new(), Vec::<u128>::new());
     for child in children {
         for (name, value) in said(child) {
             match &*name {
                 "waited" => waits.push(value.parse().unwrap()),
+                "token" => tokens.push(value),
                 _ => certificates.push(value),
             }
         }
     }
-    assert_eq!(certificates.len(), workers * ids.len(), "all got a token");
-    certificates.sort();
-    certificates.dedup();
+    let took = began.elapsed();
+    assert_eq!(waits.len(), workers * 6, "all got their tokens");
+    for found in [&mut certificates, &mut tokens] {
+        found.sort();
+        found.dedup();
+    }
     let counters = machine.azure.counters();
     waits.sort_unstable();
     println!(
-        "{workers} processes × 3 identities: {} issued, {} metadata, at most {} requests to IMDS a second, \
-         waited {} ms (median) {} ms (99 %)",
+        "{workers} processes × 3 identities × 2 resources in {took:?}: {} certificates issued, {} metadata, \
+         {:?} tokens, at most {} requests to IMDS a second; waited {} ms (median) {} ms (99 %)",
         counters.issue,
         counters.metadata,
+        counters.token_by_resource,
         counters.imds_peak_per_second,
         waits[waits.len() / 2],
         waits[waits.len() * 99 / 100],
     );
     assert_eq!((certificates.len(), counters.issue), (3, 3));
     assert_eq!(counters.metadata, 3);
-    // Five a second for each identity's one asker.
-    assert!(counters.imds_peak_per_second <= 15);
+    assert_eq!(tokens.len(), 6);
+    for resource in [RESOURCE, OTHER] {
+        assert_eq!(counters.token_by_resource[resource], 3, "{resource}");
+    }
+    assert!(counters.imds_peak_per_second <= IMDS_BURST + IMDS_PER_SECOND);
+    assert_eq!(assert_valid(&machine.state()), (3, 6));
     machine.runtime.block_on(machine.azure.shutdown());
 }
 
-#[test]
-fn a_killed_asker_blocks_nobody() {
+/// Kills whoever asks, when the service has its question, and has another process finish.
+fn kill_the_asker(leg: Leg, asked: impl Fn(&Counters) -> u64) {
     let machine = Machine::new();
-    // The key is there; what is killed is in the middle of asking for a certificate.
-    let mute = Fault::new(Leg::Issue, FaultKind::Slow { millis: 3_600_000 }).times(1);
+    let mute = Fault::new(leg, FaultKind::Slow { millis: 3_600_000 }).times(1);
     machine.azure.inject(mute).unwrap();
     let mut asker = machine.spawn("caller", None);
     let give_up = Instant::now() + Duration::from_secs(60);
-    while machine.azure.counters().issue == 0 {
+    while asked(&machine.azure.counters()) == 0 {
         assert!(Instant::now() < give_up && asker.try_wait().unwrap().is_none());
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -308,8 +394,19 @@ fn a_killed_asker_blocks_nobody() {
     let killed = Instant::now();
     assert!(certificate_of(waiting).is_some());
     let took = killed.elapsed();
-    println!("the next one was done {took:?} after the kill");
+    println!("the next one was done {took:?} after the kill in the {leg:?} leg");
     assert!(took < Duration::from_secs(10), "{took:?}");
-    assert_eq!(machine.azure.counters().issue, 2);
+    assert_eq!(asked(&machine.azure.counters()), 2);
+    assert_eq!(assert_valid(&machine.state()), (1, 1));
     machine.runtime.block_on(machine.azure.shutdown());
+}
+
+#[test]
+fn a_killed_asker_for_a_certificate_blocks_nobody() {
+    kill_the_asker(Leg::Issue, |counters| counters.issue);
+}
+
+#[test]
+fn a_killed_asker_for_a_token_blocks_nobody() {
+    kill_the_asker(Leg::Token, |counters| counters.token);
 }
