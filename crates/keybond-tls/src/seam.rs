@@ -63,6 +63,12 @@ pub trait TlsConnector: Send + Sync + 'static {
 pub trait TlsConn: AsyncRead + AsyncWrite + Send + Unpin {
     /// What is known about the connection now (a renegotiation changes it).
     fn info(&self) -> TlsInfo;
+
+    /// Whether a renegotiation is under way: the server asked for one, and it is not over. Never, for a stack that
+    /// does not renegotiate.
+    fn is_renegotiating(&self) -> bool {
+        false
+    }
 }
 
 /// Facts about a connection.

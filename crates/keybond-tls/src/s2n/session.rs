@@ -122,6 +122,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         &self.info
     }
 
+    /// Whether a renegotiation was accepted and is not over.
+    pub(super) fn is_renegotiating(&self) -> bool {
+        self.control.requested()
+    }
+
     /// Reads into `buffer`, which is not empty; 0 is the end.
     pub(super) fn poll_read(
         &mut self,

@@ -39,6 +39,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> TlsConn for Stream<S> {
     fn info(&self) -> TlsInfo {
         self.session.info().clone()
     }
+
+    fn is_renegotiating(&self) -> bool {
+        self.session.is_renegotiating()
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {

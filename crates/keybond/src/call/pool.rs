@@ -6,6 +6,7 @@
 //!    in use end with their exchange. A request that still holds an older token gets a connection of its own.
 //! 3. No connection idles longer or lives longer than the limits, whether or not anybody asks for it again.
 //! 4. A key in a device shakes few hands at a time; those who wait take a connection that becomes free meanwhile.
+//!    Where the server may ask late, the first exchange belongs to the handshake, as long as it may still ask.
 
 use std::{
     collections::HashMap,
@@ -147,6 +148,14 @@ impl Pool {
             identity: Arc::clone(binding.client_identity()),
         };
         let connection = Connection::open(net, url, &via, at).await?;
+        if let Some(turn) = gate
+            && target.leg == TlsLeg::OnDemand
+            && connection
+                .tls()
+                .is_some_and(|tls| tls.client_signature.is_none())
+        {
+            connection.hold(turn);
+        }
         Ok(self.lease(target, binding, connection, false))
     }
 

@@ -51,6 +51,10 @@ pub(super) const TOKEN_BOUND: &str = "x-ms-tokenboundauth";
 /// (Apache) of a request while they ask.
 const KEPT_BY_SERVERS: usize = 16 * 1024;
 
+/// A server that means to ask for the certificate late does so when it has read the head of a request. One that has
+/// not asked within this time keeps nobody else from the key any longer.
+const ASKS_WITHIN: Duration = Duration::from_secs(2);
+
 /// A request to a resource.
 pub(super) struct Call {
     pub(super) method: Method,
@@ -463,8 +467,17 @@ async fn exchange(
     let mut moved = Instant::now();
     let sending = connection.try_send(request);
     tokio::pin!(sending);
+    let asked = time::after(moved, ASKS_WITHIN.min(idle));
+    let mut sent = timeout_at(asked, &mut sending).await;
+    if sent.is_err() && !connection.is_renegotiating() {
+        connection.give_back();
+    }
     loop {
-        if let Ok(sent) = timeout_at(time::after(moved, idle), &mut sending).await {
+        if sent.is_err() {
+            sent = timeout_at(time::after(moved, idle), &mut sending).await;
+        }
+        if let Ok(sent) = sent {
+            connection.give_back();
             return sent.map_err(|failure| failed(lease, failure, at));
         }
         let last = activity.as_ref().map_or(moved, |activity| activity.last());

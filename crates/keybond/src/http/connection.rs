@@ -16,6 +16,7 @@ use keybond_tls::{TlsError, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::OwnedSemaphorePermit,
     task::JoinHandle,
     time::Instant,
 };
@@ -152,6 +153,25 @@ impl Connection {
     /// When bytes last moved on it, if it is one of TLS.
     pub(crate) fn activity(&self) -> Option<Arc<Activity>> {
         self.tls.as_ref().map(|tls| Arc::clone(tls.activity()))
+    }
+
+    /// Keeps the leave to use the key until the key has signed on this connection, or until it is given back.
+    pub(crate) fn hold(&self, turn: OwnedSemaphorePermit) {
+        if let Some(tls) = &self.tls {
+            tls.hold(turn);
+        }
+    }
+
+    /// Ends [`Connection::hold`].
+    pub(crate) fn give_back(&self) {
+        if let Some(tls) = &self.tls {
+            tls.give_back();
+        }
+    }
+
+    /// Whether the server asked for a renegotiation that is not over.
+    pub(crate) fn is_renegotiating(&self) -> bool {
+        self.tls.as_ref().is_some_and(SharedConn::is_renegotiating)
     }
 
     pub(crate) fn tls(&self) -> Option<TlsInfo> {

@@ -14,6 +14,7 @@ use std::{
 use keybond_tls::{TlsConn, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
     time::Instant,
 };
 
@@ -49,6 +50,7 @@ impl Activity {
 pub(super) struct SharedConn {
     conn: Arc<Mutex<Box<dyn TlsConn>>>,
     activity: Arc<Activity>,
+    turn: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
 }
 
 impl SharedConn {
@@ -56,7 +58,21 @@ impl SharedConn {
         Self {
             conn: Arc::new(Mutex::new(conn)),
             activity: Arc::new(Activity::new()),
+            turn: Arc::default(),
         }
+    }
+
+    /// Keeps the leave to use the key until it has signed on this connection, or until it is given back.
+    pub(super) fn hold(&self, turn: OwnedSemaphorePermit) {
+        *self.turn() = Some(turn);
+    }
+
+    pub(super) fn give_back(&self) {
+        drop(self.turn().take());
+    }
+
+    pub(super) fn is_renegotiating(&self) -> bool {
+        self.lock().is_renegotiating()
     }
 
     pub(super) fn info(&self) -> TlsInfo {
@@ -69,6 +85,10 @@ impl SharedConn {
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn TlsConn>> {
         self.conn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn noted<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -86,6 +106,12 @@ impl AsyncRead for SharedConn {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut *self.lock()).poll_read(cx, buf);
+        // Whoever waits for an answer reads, and so sees the end of a renegotiation.
+        let mut turn = self.turn();
+        if turn.is_some() && self.info().client_signature.is_some() {
+            *turn = None;
+        }
+        drop(turn);
         self.noted(polled)
     }
 }
