@@ -236,6 +236,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             }
         }
+        if let Err(error) = ready!(self.transport.poll_flight(context)) {
+            return Poll::Ready(Err(TlsError::Io {
+                host: self.host.to_string(),
+                stage: Stage::Transfer,
+                source: Arc::new(error),
+            }));
+        }
         match self.transport.lost() {
             Some(lost) => self.poll_last_words(context, lost),
             None => Poll::Ready(Ok(())),
@@ -446,7 +453,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return Poll::Ready(Err(failure.clone()));
         }
         self.transport
-            .drive(&mut self.connection, context, work)
+            .drive(
+                &mut self.connection,
+                context,
+                stage != Stage::Transfer,
+                work,
+            )
             .map_err(|error| self.fail(stage, &error))
     }
 

@@ -75,6 +75,7 @@ impl Signer {
             )),
             scheme,
             control,
+            begun: false,
         })))
     }
 }
@@ -88,6 +89,7 @@ struct Signing {
     signature: Mutex<Signature>,
     scheme: SignatureScheme,
     control: Option<Arc<Control>>,
+    begun: bool,
 }
 
 impl ConnectionFuture for Signing {
@@ -97,6 +99,12 @@ impl ConnectionFuture for Signing {
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Error>> {
         let this = self.get_mut();
+        if !this.begun {
+            // What was said before the signature leaves first: the server need not wait for the key to judge it.
+            this.begun = true;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let signature = this
             .signature
             .get_mut()

@@ -18,6 +18,9 @@ use super::records::Records;
 /// Bytes read from the socket at a time: a whole record of the largest size.
 const INBOUND: usize = 16 * 1024 + 512;
 
+/// Bytes of a flight that are gathered at most.
+const FLIGHT: usize = 16 * 1024;
+
 /// A socket with a read buffer, as s2n's callbacks need it.
 pub(super) struct Transport<S> {
     pub(super) socket: S,
@@ -25,6 +28,9 @@ pub(super) struct Transport<S> {
     inbound: Vec<u8>,
     start: usize,
     end: usize,
+    /// Messages of a handshake that are to leave together; s2n would send each by itself.
+    flight: Vec<u8>,
+    gathers: bool,
     error: Option<io::Error>,
     lost: Option<io::Error>,
 }
@@ -37,6 +43,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             inbound: Vec::new(),
             start: 0,
             end: 0,
+            flight: Vec::new(),
+            gathers: false,
             error: None,
             lost: None,
         }
@@ -61,14 +69,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         self.lost.as_ref().map(again)
     }
 
-    /// Lets s2n work: while `work` runs, the connection reads from and writes to this transport.
+    /// Lets s2n work: while `work` runs, the connection reads from and writes to this transport. `gathers`: what it
+    /// writes leaves when `work` has returned, or when more is read, in one piece.
     pub(super) fn drive<R>(
         &mut self,
         connection: &mut Connection,
         context: &mut Context<'_>,
+        gathers: bool,
         work: impl FnOnce(&mut Connection) -> Poll<Result<R, Error>>,
     ) -> Poll<Result<R, Error>> {
         connection.set_waker(Some(context.waker()))?;
+        self.gathers = gathers;
         let mut wire = Wire {
             transport: self,
             context,
@@ -82,11 +93,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             attached.0.set_receive_context(wire)?;
             attached.0.set_send_context(wire)?;
         }
-        work(attached.0)
+        let worked = work(attached.0);
+        drop(attached);
+        // What does not leave now is tried again before anything else is sent or read.
+        let _ = self.poll_flight(context);
+        worked
+    }
+
+    /// Sends what was gathered.
+    pub(super) fn poll_flight(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.flight.is_empty() {
+            match ready!(Pin::new(&mut self.socket).poll_write(context, &self.flight)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(sent) => drop(self.flight.drain(..sent)),
+                Err(error) if is_reset(&error) => {
+                    self.lost = Some(error);
+                    self.flight.clear();
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        // An idle connection keeps no buffer.
+        self.flight = Vec::new();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_receive(&mut self, context: &mut Context<'_>, most: usize) -> Poll<io::Result<&[u8]>> {
         if self.start == self.end {
+            // The peer may not answer before it has the whole flight.
+            let _ = self.poll_flight(context);
             if self.inbound.is_empty() {
                 self.inbound = vec![0; INBOUND];
             }
@@ -114,6 +149,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 
     fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.lost.is_some() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        if self.gathers && self.flight.len() < FLIGHT {
+            self.flight.extend_from_slice(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_flight(context))?;
         if self.lost.is_some() {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -247,4 +290,38 @@ unsafe extern "C" {
         link_name = "__errno_location"
     )]
     fn errno() -> *mut c_int;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flight_leaves_before_what_comes_later_however_narrow_the_way() {
+        let (near, mut far) = duplex(64);
+        let mut transport = Transport::new(near);
+        let sending = async {
+            transport.gathers = true;
+            for message in [[1; 100], [2; 100]] {
+                let sent = poll_fn(|context| transport.poll_send(context, &message)).await;
+                assert_eq!(sent.unwrap(), 100);
+            }
+            assert_eq!(transport.flight.len(), 200, "it is gathered");
+            transport.gathers = false;
+            let sent = poll_fn(|context| transport.poll_send(context, &[3; 10])).await;
+            assert_eq!(sent.unwrap(), 10);
+            assert_eq!(transport.flight.capacity(), 0);
+        };
+        let mut received = [0; 210];
+        let (read, ()) = tokio::join!(far.read_exact(&mut received), sending);
+        read.unwrap();
+        assert_eq!(
+            received.to_vec(),
+            [vec![1; 100], vec![2; 100], vec![3; 10]].concat()
+        );
+    }
 }
