@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use keybond_keys::{KeyProvider, StateDir, StoreId};
+use keybond_keys::{KeyName, KeyProvider, StateDir, StoreId};
 use keybond_testkit::stores::{FileStore, Op, ScriptedStore};
 
 const HOME: &str = "KEYBOND_TEST_HOME";
@@ -292,4 +292,21 @@ impl Random {
     fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
+}
+
+#[tokio::test]
+async fn each_name_is_a_key_of_its_own() {
+    let home = tempfile::tempdir().unwrap();
+    let store = || FileStore::new(StateDir::open(home.path().join("store")).unwrap());
+    let named = async |name: &str| {
+        let provider = KeyProvider::builder()
+            .store(store())
+            .key_name(KeyName::new(name).unwrap())
+            .build();
+        provider.get_or_create_key().await.unwrap().id()
+    };
+    let (one, other) = (named("one").await, named("other").await);
+    assert_ne!(one, other);
+    assert_eq!(named("one").await, one);
+    assert_eq!(store().creations().len(), 2);
 }
