@@ -145,4 +145,26 @@ async fn a_fallback_and_its_upgrade_show_in_the_metrics() {
             SEEN.lock().unwrap()
         );
     }
+
+    // Another process' provider, whose stronger store turns out to be gone for good.
+    tpm.refuse(Reason::Busy);
+    let provider = KeyProvider::builder()
+        .store(tpm.clone())
+        .store(ScriptedStore::new(StoreId::Memory))
+        .retry_budget(Duration::ZERO)
+        .reconsider_after(Duration::ZERO)
+        .build();
+    provider.get_or_create_key().await.unwrap();
+    assert_eq!(value("keybond_key_provisional{}"), 1.0);
+    tpm.refuse(Reason::NotPresent);
+    let settled = async {
+        while value("keybond_key_provisional{}") != 0.0 {
+            provider.cached().unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), settled)
+        .await
+        .unwrap();
+    assert_eq!(value("keybond_key_strength{}"), 1.0);
 }
