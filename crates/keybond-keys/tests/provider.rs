@@ -12,6 +12,8 @@ mod faults;
 mod floor;
 #[path = "provider/hierarchy.rs"]
 mod hierarchy;
+#[path = "provider/lock.rs"]
+mod lock;
 #[path = "provider/machine.rs"]
 mod machine;
 #[path = "provider/recovery.rs"]

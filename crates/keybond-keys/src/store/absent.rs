@@ -48,3 +48,24 @@ impl KeyStore for AbsentStore {
         Err(self.0.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::refusal::Reason;
+
+    #[test]
+    fn every_question_has_the_same_answer() {
+        let refusal = Unavailable::new(StoreId::KeyGuard, Reason::NotSupported, "not here");
+        let (store, name) = (AbsentStore::new(refusal.clone()), KeyName::default());
+        assert_eq!(store.id(), StoreId::KeyGuard);
+        for answer in [
+            store.probe().unwrap_err(),
+            store.open(&name).err().unwrap(),
+            store.create(&name).err().unwrap(),
+            store.delete(&name).unwrap_err(),
+        ] {
+            assert_eq!(answer.to_string(), refusal.to_string());
+        }
+    }
+}
