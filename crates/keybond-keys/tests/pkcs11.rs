@@ -8,9 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    mechanism::Mechanism,
+    object::Attribute,
+    session::UserType,
+    types::AuthPin,
+};
 use keybond_keys::{
-    Isolation, KeyEvent, KeyName, KeyProvider, KeyProviderBuilder, KeyStore, Origin, PinSource,
-    Pkcs11Store, Reason, StateDir, StoreId, Strength, Unavailable, Verdict,
+    ExportAttempt, Isolation, KeyEvent, KeyName, KeyProvider, KeyProviderBuilder, KeyStore, Origin,
+    PinSource, Pkcs11Store, Reason, StateDir, StoreId, Strength, Unavailable, Verdict,
 };
 use keybond_testkit::{
     conformance::{Subject, examine},
@@ -89,6 +96,86 @@ fn an_imported_or_extractable_key_is_too_weak() {
         assert!(error.to_string().contains("too_weak"), "{error}");
         let left = store(hsm).open(&KeyName::default()).unwrap();
         assert!(left.is_some(), "somebody's key was deleted");
+    });
+}
+
+/// Makes a key in the token as another program would, with what that program says of its protection.
+fn plant(hsm: &SoftHsm, label: &str, sensitive: bool, extractable: bool) {
+    let module = Pkcs11::new(hsm.home().join("shim.so")).unwrap();
+    module
+        .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
+        .unwrap();
+    let slot = module.get_slots_with_initialized_token().unwrap()[0];
+    let session = module.open_rw_session(slot).unwrap();
+    session
+        .login(UserType::User, Some(&AuthPin::new("271828".into())))
+        .unwrap();
+    let public = [
+        Attribute::Token(true),
+        Attribute::ModulusBits(2048.into()),
+        Attribute::PublicExponent(vec![1, 0, 1]),
+        Attribute::Label(label.into()),
+    ];
+    let private = [
+        Attribute::Token(true),
+        Attribute::Sensitive(sensitive),
+        Attribute::Extractable(extractable),
+        Attribute::Sign(true),
+        Attribute::Label(label.into()),
+    ];
+    session
+        .generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private)
+        .unwrap();
+    drop(session);
+    module.finalize().unwrap();
+}
+
+#[test]
+fn a_key_that_comes_out_is_found_out_whatever_is_said_of_it() {
+    SoftHsm::scenario(
+        "a_key_that_comes_out_is_found_out_whatever_is_said_of_it",
+        |hsm| {
+            let keys = [
+                ("readable", false, true),
+                ("wrappable", true, true),
+                ("open", false, false),
+                ("closed", true, false),
+            ];
+            // Before the store has the module open in this process.
+            for (label, sensitive, extractable) in keys {
+                plant(hsm, label, sensitive, extractable);
+            }
+            for (label, sensitive, extractable) in keys {
+                let token = format!("token=keybond;object={label}");
+                let uri = hsm.uri("keybond").replace("token=keybond", &token);
+                let store = Pkcs11Store::new(uri.parse().unwrap());
+                let key = store.open(&KeyName::default()).unwrap().unwrap();
+                let export = key.attempt_export().unwrap();
+                let properties = key.properties().unwrap();
+                assert_eq!(export == ExportAttempt::Exported, extractable, "{label}");
+                assert_eq!(properties.exportable, Some(extractable), "{label}");
+                assert_eq!(properties.origin, Origin::Device, "{label}");
+                // What may be read in the clear is not isolated, though this token does not show it.
+                let isolated = properties.isolation == Isolation::Device;
+                assert_eq!(isolated, sensitive && !extractable, "{label}");
+            }
+        },
+    );
+}
+
+#[test]
+fn an_export_that_could_not_be_tried_is_no_refusal() {
+    SoftHsm::scenario("an_export_that_could_not_be_tried_is_no_refusal", |hsm| {
+        let store = store(hsm);
+        let key = store.create(&KeyName::default()).unwrap();
+        hsm.fault(ModuleFault::Removed);
+        let refusal = refusal(key.attempt_export());
+        assert_eq!(refusal.reason, Reason::NotPresent);
+        hsm.fault(ModuleFault::None);
+        assert!(matches!(
+            key.attempt_export().unwrap(),
+            ExportAttempt::Refused(_)
+        ));
     });
 }
 
